@@ -1,0 +1,1 @@
+"""Studies shipped as package data, and the embedded models that some of them tune."""

@@ -1,0 +1,33 @@
+"""Embedded models: tiny LVLMs trained from scratch, so that everything runs without a hub.
+
+`python -m studies.nano.train --out DIR` trains them again; `studies/nano/README.md` says how.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def model_names() -> list[str]:
+    """Return the names of the shipped models."""
+    if not _WEIGHTS.is_dir():
+        return []
+    return sorted(p.parent.name for p in _WEIGHTS.glob("*/config.json"))
+
+
+def model_dir(name: str = "nano-llava") -> Path:
+    """Return the folder of a shipped model, for `from_pretrained`.
+
+    Raises:
+        ValueError: no shipped model has that name.
+    """
+    known = model_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(known) if known else "none (the package data is missing)"
+        raise ValueError(f"no embedded model is called {name!r}{hint} Shipped models: {listed}")
+    return _WEIGHTS / name

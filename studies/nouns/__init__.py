@@ -1,0 +1,1 @@
+"""How the embedded noun pipeline of ``resprune.nouns`` was trained, and how it is measured."""
