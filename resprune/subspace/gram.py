@@ -1,0 +1,48 @@
+"""Rows of length one, their Gram matrix, and what the greedy expansion needs of their scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(tokens: Tensor) -> torch.dtype:
+    """Float64 for float64 tokens, else float32 (so bfloat16 features are never squared as such)."""
+    return torch.float64 if tokens.dtype == torch.float64 else torch.float32
+
+
+def unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Split tokens into directions and lengths.
+
+    Energies relative to a token's own norm, which is what exhaustion is measured in, are the
+    energies of the unit rows; and unit rows neither overflow nor underflow when squared.
+
+    Args:
+        tokens: Visual tokens, shape (..., T, d).
+
+    Returns:
+        Unit rows (zero rows stay zero), shape (..., T, d), and lengths, shape (..., T); both in
+        float32, or float64 for float64 tokens.
+    """
+    values = tokens.to(working_dtype(tokens))
+    tiny = torch.finfo(values.dtype).tiny
+    peak = values.abs().amax(dim=-1, keepdim=True) if values.shape[-1] else values.sum(-1, True)
+    scaled = values / peak.clamp_min(tiny)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / length.clamp_min(tiny), (peak * length).squeeze(-1)
+
+
+@torch.no_grad()
+def gram_matrix(tokens: Tensor) -> Tensor:
+    """Inner products of the unit rows: the cosines that every setting of one image shares.
+
+    Args:
+        tokens: Visual tokens, shape (..., T, d).
+
+    Returns:
+        Cosines, shape (..., T, T), float32 (float64 for float64 tokens); rows and columns of zero
+        tokens are zero. Pass it as ``gram`` to ``greedy_order_batch``.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        rows, _ = unit_rows(tokens)
+        return rows @ rows.transpose(-1, -2)
