@@ -1,0 +1,32 @@
+# Two commands do all on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test lint docs clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.installed  ## run the study of the embedded model; leaves a report and a config
+	$(BIN)/resprune-tune run nano-llava --runs $(RUNS)
+
+test: $(VENV)/.installed  ## run every test, without the network
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf site build *.egg-info
