@@ -120,7 +120,8 @@ def _unit_rows(rows: Tensor) -> Tensor:
     """Rows of length 1 whatever their scale; zero rows stay zero."""
     tiny = _tiny(rows.dtype)
     rows = rows / rows.abs().amax(dim=-1, keepdim=True).clamp_min(tiny)
-    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    unit: Tensor = rows / rows.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    return unit
 
 
 def _tiny(dtype: torch.dtype) -> float:

@@ -90,7 +90,8 @@ def seed_index_batch(
     if lengths is not None:
         real = torch.arange(score.shape[1], device=score.device) < lengths.to(score.device)[:, None]
         score = score.masked_fill(~real, -torch.inf)
-    return score.argmax(dim=1)
+    index: Tensor = score.argmax(dim=1)
+    return index
 
 
 def _score(
@@ -98,7 +99,7 @@ def _score(
 ) -> Tensor:
     if strategy == "l2_norm":
         # Double precision: the squares of large float32 values overflow.
-        score = tokens.double().norm(dim=-1)
+        score: Tensor = tokens.double().norm(dim=-1)
     elif strategy == "relevance":
         if relevance is None:
             raise ResPruneError(

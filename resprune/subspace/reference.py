@@ -79,4 +79,5 @@ def residual_energy(rows: Tensor, subspace: list[int]) -> Tensor:
     basis, _ = torch.linalg.qr((spanning / spanning.norm(dim=1, keepdim=True)).T)
     residual = rows - (rows @ basis) @ basis.T
     residual = residual - (residual @ basis) @ basis.T  # once more, against cancellation
-    return (residual**2).sum(dim=1)
+    energy: Tensor = (residual**2).sum(dim=1)
+    return energy

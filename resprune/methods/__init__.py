@@ -1,0 +1,32 @@
+"""Methods: ways to choose the kept tokens, one file each, each joining the registry itself.
+
+To add one, write a file with a class under ``@register``; files in this folder are found by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from resprune.methods.base import (
+    Method,
+    MethodOptions,
+    Selection,
+    SelectionInput,
+    get,
+    names,
+    register,
+)
+
+__all__ = [
+    "Method",
+    "MethodOptions",
+    "Selection",
+    "SelectionInput",
+    "get",
+    "names",
+    "register",
+]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
