@@ -6,29 +6,54 @@ entry's alpha is adaptive, ``alpha_predictor.json`` beside it.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
 from resprune.errors import ConfigError, near_names
+from resprune.jsonfile import read_json, write_json_files
+from resprune.validation import StrictModel, explain, extra_keys, key_path, shown, without
 from resprune.version import __version__
 
 CONFIG_FILE = "pruning_config.json"
 SCHEMA_VERSION = 1
-MAX_FILE_BYTES = 16 * 2**20  # a config is a few kB; refuse to parse something else
 ALPHA_MAX = 16.0
+
+
+def _check_budget(value: object) -> object:
+    """Say what a budget may be; pydantic would report on both of its types."""
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    ratio = isinstance(value, float) and 0.0 < value <= 1.0
+    if count or ratio:
+        return value
+    raise ValueError(
+        f"{shown(value)} is not a budget; write a count of visual tokens (a whole number, 1 or "
+        "more) or a ratio (a decimal number over 0, up to 1.0)"
+    )
+
+
+def _check_alpha(value: object) -> object:
+    """Say what an alpha may be; a whole number becomes a float."""
+    if value == "adaptive":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= ALPHA_MAX:
+        return float(value)
+    raise ValueError(
+        f"{shown(value)} is not an alpha; write a number from 0 to {ALPHA_MAX:g}, or 'adaptive'"
+    )
+
 
 SeedStrategy = Literal["cls_attention", "received_attention", "l2_norm", "relevance", "none"]
 Pooling = Literal["max", "mean", "pooled"]
 Normalization = Literal["minmax", "shift", "clip"]
 Positions = Literal["keep", "compact"]
-FixedAlpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX, allow_inf_nan=False)]
-Budget = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0.0, le=1.0)]
+Budget = Annotated[int | float, BeforeValidator(_check_budget)]
+Alpha = Annotated[float | Literal["adaptive"], BeforeValidator(_check_alpha)]
 
 # ResPrune, arXiv 2603.21105, section 4: the settings the paper names, by family. A family it
 # did not test starts from l2_norm and alpha 0.5 and is marked untested.
@@ -40,11 +65,7 @@ PAPER_DEFAULTS: dict[str, tuple[float, SeedStrategy]] = {
 UNTESTED_DEFAULT: tuple[float, SeedStrategy] = (0.5, "l2_norm")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class BackboneRef(_Strict):
+class BackboneRef(StrictModel):
     """The model that a config was made for.
 
     Attributes:
@@ -62,7 +83,7 @@ class BackboneRef(_Strict):
     visual_tokens: int | None = Field(default=None, ge=1)
 
 
-class NounOptions(_Strict):
+class NounOptions(StrictModel):
     """How nouns are taken from the question.
 
     Attributes:
@@ -75,10 +96,10 @@ class NounOptions(_Strict):
     pipeline: str | None = None
     version: str | None = None
     compounds: bool = False
-    stop_nouns: tuple[str, ...] = ()
+    stop_nouns: tuple[str, ...] = Field(default=(), strict=False)
 
 
-class BudgetEntry(_Strict):
+class BudgetEntry(StrictModel):
     """One row of the table: at this budget, this alpha and seed strategy.
 
     Attributes:
@@ -88,11 +109,11 @@ class BudgetEntry(_Strict):
     """
 
     budget: Budget
-    alpha: FixedAlpha | Literal["adaptive"]
+    alpha: Alpha
     seed_strategy: SeedStrategy = "l2_norm"
 
 
-class PruningConfig(_Strict):
+class PruningConfig(StrictModel):
     """A pruning config (DESIGN.md, "The exported config").
 
     Attributes:
@@ -110,11 +131,11 @@ class PruningConfig(_Strict):
         untested: True for defaults that neither the paper nor a study has tested.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
     library_version: str = __version__
     backbone: BackboneRef | None = None
     method: str = "resprune"
-    budgets: tuple[BudgetEntry, ...] = Field(min_length=1)
+    budgets: tuple[BudgetEntry, ...] = Field(min_length=1, strict=False)
     default_budget: Budget
     pooling: Pooling = "max"
     normalization: Normalization = "minmax"
@@ -136,14 +157,25 @@ class PruningConfig(_Strict):
 
     @model_validator(mode="after")
     def _table_holds_together(self) -> Self:
-        seen = [entry.budget for entry in self.budgets]
+        seen = [_key(entry.budget) for entry in self.budgets]
+        listed = self._listed()
         if len(set(seen)) != len(seen):
-            raise ValueError(f"budgets lists a budget twice: {seen}; keep one entry a budget")
-        if self.default_budget not in seen:
+            raise ValueError(f"budgets lists a budget twice ({listed}); keep one entry a budget")
+        if _key(self.default_budget) not in seen:
             raise ValueError(
-                f"default_budget {self.default_budget} is not in the table; it lists {seen}"
+                f"default_budget {self.default_budget} is not in the table; it lists {listed}"
+            )
+        total = self.backbone.visual_tokens if self.backbone else None
+        over = [b for kind, b in seen if total and kind == "count" and b > total]
+        if over:
+            raise ValueError(
+                f"budget {over[0]} is over the {total} visual tokens that the backbone gives an "
+                f"image; write 1 to {total}, or a ratio"
             )
         return self
+
+    def _listed(self) -> str:
+        return ", ".join(str(entry.budget) for entry in self.budgets)
 
     # -- making one ---------------------------------------------------------------------
 
@@ -220,11 +252,7 @@ class PruningConfig(_Strict):
                 f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
                 f"this resprune {__version__} reads; upgrade resprune-tune"
             )
-        data = _drop_newer_keys(cls, data, where)
-        try:
-            config = cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError(f"{where}: {_explain(error, cls)}") from None
+        config = cls._validated(data, where)
         adaptive = [entry.budget for entry in config.budgets if entry.alpha == "adaptive"]
         if adaptive and predictor is None:
             raise ConfigError(
@@ -236,6 +264,25 @@ class PruningConfig(_Strict):
                 predictor.require_budget(budget, where)
         config._predictor = predictor
         return config
+
+    @classmethod
+    def _validated(cls, data: dict[str, Any], where: str) -> Self:
+        """Validate, leaving out with a warning the keys that only a newer library knows."""
+        writer = data.get("library_version")
+        newer = isinstance(writer, str) and _is_newer(writer)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            unknown = extra_keys(error)
+            if not (newer and unknown):
+                hint = f" (written by resprune {writer}, newer than {__version__})" if newer else ""
+                raise ConfigError(f"{where}: {explain(error, cls)}{hint}") from None
+        warnings.warn(
+            f"{where}: written by resprune {writer}, newer than this {__version__}; ignoring "
+            f"unknown keys {', '.join(key_path(place) for place in unknown)}",
+            stacklevel=4,
+        )
+        return cls._validated(without(data, unknown), where)
 
     # -- using it -----------------------------------------------------------------------
 
@@ -258,11 +305,11 @@ class PruningConfig(_Strict):
         """
         wanted = self.default_budget if budget is None else budget
         for entry in self.budgets:
-            # 1 (a count) and 1.0 (a ratio: everything) are equal in Python, not here
-            if entry.budget == wanted and type(entry.budget) is type(wanted):
+            if _key(entry.budget) == _key(wanted):
                 return entry
-        listed = ", ".join(str(entry.budget) for entry in self.budgets)
-        raise ConfigError(f"budget {wanted!r} is not in the pruning config; it lists {listed}")
+        raise ConfigError(
+            f"budget {wanted!r} is not in the pruning config; it lists {self._listed()}"
+        )
 
     # -- files --------------------------------------------------------------------------
 
@@ -282,9 +329,7 @@ class PruningConfig(_Strict):
         Raises:
             ConfigError: Missing, unreadable, or wrong; the message names file and fix.
         """
-        folder = Path(source)
-        if not folder.is_dir():
-            folder = _download(str(source), revision)
+        folder = _folder(source, revision)
         path = folder / CONFIG_FILE
         if not path.is_file():
             raise ConfigError(
@@ -309,19 +354,25 @@ class PruningConfig(_Strict):
             ConfigError: The folder cannot be written.
         """
         target = Path(folder)
+        files: dict[Path, Any] = {}
+        if self._predictor is not None:
+            files[target / PREDICTOR_FILE] = self._predictor.to_dict()
+        files[target / CONFIG_FILE] = self.to_dict()
         try:
             target.mkdir(parents=True, exist_ok=True)
-            if self._predictor is not None:
-                write_json(target / PREDICTOR_FILE, self._predictor.to_dict())
-            else:
-                (target / PREDICTOR_FILE).unlink(missing_ok=True)
-            write_json(target / CONFIG_FILE, self.to_dict())
+            write_json_files(files)
+            if self._predictor is None:
+                (target / PREDICTOR_FILE).unlink(missing_ok=True)  # of a config replaced here
         except OSError as error:
             raise ConfigError(f"{target}: cannot write the config ({error.strerror})") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain JSON object that ``pruning_config.json`` holds."""
-        return self.model_dump(mode="json")
+        """Return the plain JSON object that ``pruning_config.json`` holds.
+
+        Its ``library_version`` is that of this library, whichever wrote what was read.
+        """
+        data: dict[str, Any] = self.model_dump(mode="json")
+        return {**data, "library_version": __version__}
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
         """Upload the config (no weights) to a model repository on the hub.
@@ -345,84 +396,48 @@ class PruningConfig(_Strict):
         return str(commit.commit_url)
 
 
-def read_json(path: Path) -> Any:
-    """Read a small JSON file that may come from anyone.
+def _key(budget: object) -> tuple[str, Any]:
+    """Tell 1 (a count) from 1.0 (a ratio: every token), which are equal in Python."""
+    if isinstance(budget, bool):
+        return ("neither", budget)
+    if hasattr(budget, "__index__"):  # NumPy's integers too
+        return ("count", int(cast(int, budget)))
+    return ("ratio", budget)
 
-    Raises:
-        ConfigError: Unreadable, too large, not UTF-8 or not JSON; names the file and place.
-    """
+
+def _folder(source: str | os.PathLike[str], revision: str | None) -> Path:
+    """Return the folder that a path or a hub id stands for."""
+    name = os.fspath(source)
+    if not name.strip():
+        raise ConfigError("the config's folder is an empty name; give a folder or a hub id")
+    path = Path(name).expanduser()
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; not a config")
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise ConfigError(f"{name}: a file; give the folder that holds {CONFIG_FILE}")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a JSON text file; export the config again") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} "
-            f"({error.msg}); mend it or export the config again"
-        ) from error
+        raise ConfigError(f"{name}: cannot be read ({error.strerror})") from error
+    if not isinstance(source, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ConfigError(f"{name}: no such folder, and not a hub id of the form user/name")
+    return _download(name, revision)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON beside ``path`` and rename it, so no half-written file is ever seen."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _download(source: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
+    wanted = [CONFIG_FILE, PREDICTOR_FILE]
     try:
-        folder = snapshot_download(
-            source, revision=revision, allow_patterns=[CONFIG_FILE, PREDICTOR_FILE]
-        )
-    except HFValidationError:
-        raise ConfigError(f"{source}: no such folder, and not a hub id of the form user/name") from None
-    except Exception as error:  # hub errors have no common base; all mean "not reachable"
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # hub errors have no common base; all mean "not had from there"
+        said = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"{source}: no such folder, and the hub did not give it ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]})"
+            f"{name}: no such folder, and the hub did not give it ({type(error).__name__}: {said})"
         ) from error
-    return Path(folder)
-
-
-def _drop_newer_keys(cls: type[BaseModel], data: dict[str, Any], where: str) -> dict[str, Any]:
-    """Warn about and drop unknown keys of a file that a newer library wrote."""
-    unknown = sorted(set(data) - set(cls.model_fields))
-    if not unknown or not _is_newer(str(data.get("library_version", "0"))):
-        return data
-    warnings.warn(
-        f"{where}: written by resprune {data['library_version']}, newer than {__version__}; "
-        f"ignoring unknown keys {unknown}",
-        stacklevel=4,
-    )
-    return {key: value for key, value in data.items() if key not in unknown}
 
 
 def _is_newer(version: str) -> bool:
     def key(text: str) -> list[int]:
-        return [int(part) if part.isdigit() else 0 for part in text.split(".")[:3]]
+        return [int(part) for part in re.findall(r"\d{1,9}", text)[:3]]
 
     return key(version) > key(__version__)
-
-
-def _explain(error: ValidationError, cls: type[BaseModel]) -> str:
-    """Say in one line what is wrong, where, and what is allowed."""
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "config"
-    if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        fields = cls.model_fields if len(problem["loc"]) == 1 else {}
-        known = near_names(name, fields) if fields else "Remove it."
-        return f"unknown key {place!r}. {known}"
-    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-    return f"{place}: {problem['msg']}{given}"

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resprune.config import Positions, read_json, write_json
+from resprune.config import Positions
 from resprune.errors import StudyError
+from resprune.jsonfile import read_json, write_json
 
 RESULTS_FILE = "results.json"
 RESULTS_SCHEMA = 1

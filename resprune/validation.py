@@ -1,0 +1,100 @@
+"""What a pydantic error says to the person who edited the file: place, value, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from resprune.errors import near_names
+
+_SHOWN = 80  # characters of a wrong value that a message repeats
+
+
+class StrictModel(BaseModel):
+    """Base of what is read from files: no unknown keys, no coercion, immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+def explain(error: ValidationError, cls: type[BaseModel]) -> str:
+    """Say in one line what is wrong with the first wrong key.
+
+    Args:
+        error: What pydantic raised.
+        cls: The model that it raised it for.
+
+    Returns:
+        The key's path, the value, and what is allowed (near names where it is a name).
+    """
+    problems = error.errors(include_url=False)
+    problem = problems[0]
+    place = key_path(problem["loc"])
+    kind, value = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        text = f"unknown key {place!r}. {near_names(name, _fields_at(cls, problem['loc']))}"
+    elif kind == "missing":
+        text = f"key {place!r} is missing"
+    elif kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        text = f"{place}: unknown value {shown(value)}. {near_names(str(value)[:_SHOWN], allowed)}"
+    elif kind == "value_error":
+        text = f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
+    else:
+        text = f"{place or 'the file'}: {problem['msg']}, not {shown(value)}"
+    more = len(problems) - 1
+    return f"{text} (and {more} more)" if more else text
+
+
+def extra_keys(error: ValidationError) -> list[tuple[int | str, ...]]:
+    """Return the places of the unknown keys that an error is about."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [problem["loc"] for problem in found if problem["type"] == "extra_forbidden"]
+
+
+def without(data: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """Return a copy of plain data with the keys at the given places left out."""
+    here = {place[0] for place in places if len(place) == 1}
+
+    def below(part: int | str) -> list[tuple[int | str, ...]]:
+        return [place[1:] for place in places if len(place) > 1 and place[0] == part]
+
+    if isinstance(data, dict):
+        return {key: without(data[key], below(key)) for key in data if key not in here}
+    if isinstance(data, list | tuple):
+        return [without(value, below(i)) for i, value in enumerate(data) if i not in here]
+    return data
+
+
+def key_path(place: Sequence[int | str]) -> str:
+    """Return a place as a person writes it, for example ``budgets[0].alpha``."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def shown(value: object) -> str:
+    """Return a value as a message repeats it: its repr, cut short."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _fields_at(cls: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """Return the keys that are known where an unknown one was found."""
+    for part in place[:-1]:
+        if isinstance(part, str) and part in cls.model_fields:
+            cls = next(_models(cls.model_fields[part].annotation), cls)
+    return list(cls.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
