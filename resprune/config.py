@@ -438,6 +438,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _is_newer(version: str) -> bool:
     def key(text: str) -> list[int]:
-        return [int(part) for part in re.findall(r"\d{1,9}", text)[:3]]
+        release = re.match(r"\d{1,9}(\.\d{1,9})*", text)
+        return [int(part) for part in release[0].split(".")] if release else []
 
     return key(version) > key(__version__)
