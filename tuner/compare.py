@@ -1,0 +1,116 @@
+"""How sure a difference is: paired bootstrap over images, and standard errors.
+
+Questions about one image share its luck, so whole images are drawn, never single questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from resprune.errors import ResPruneError
+from tuner.results import Interval
+
+_Array = npt.NDArray[np.float64]
+_CHUNK = 2**22  # draws held at once, about 32 MB
+
+
+def paired_bootstrap(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | None,
+    clusters: npt.ArrayLike,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval for the mean of ``a``, or of ``a - b``, over images.
+
+    Args:
+        a: (N,) scores.
+        b: (N,) scores of the same samples, or None.
+        clusters: (N,) image of each sample: any hashable labels.
+        seed: Draws the resamples.
+        resamples: How many.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Mean with its interval. With one image the interval is the mean itself.
+
+    Raises:
+        ResPruneError: Lengths differ, nothing to compare, values not finite, or a bad level.
+    """
+    values, groups = _differences(a, b, clusters)
+    if not 0 < level < 1 or resamples < 1:
+        raise ResPruneError(
+            f"paired bootstrap: level {level} and resamples {resamples}; "
+            "level lies between 0 and 1, resamples is at least 1"
+        )
+    sums, sizes = _totals(values, groups)
+    images = len(sums)
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // images)
+    means = np.concatenate(
+        [
+            _resampled_means(
+                sums, sizes, rng.integers(images, size=(min(step, resamples - i), images))
+            )
+            for i in range(0, resamples, step)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.ArrayLike) -> float:
+    """Cluster-robust standard error of the mean of ``a``, or of ``a - b``.
+
+    Args:
+        a: (N,) scores.
+        b: (N,) scores of the same samples, or None.
+        clusters: (N,) image of each sample.
+
+    Returns:
+        The standard error; 0 with a single image, which says nothing about others.
+
+    Raises:
+        ResPruneError: Lengths differ, nothing to compare, or values not finite.
+    """
+    values, groups = _differences(a, b, clusters)
+    sums, sizes = _totals(values - values.mean(), groups)
+    images = len(sums)
+    if images < 2:
+        return 0.0
+    return float(np.sqrt(images / (images - 1) * np.sum(sums**2)) / sizes.sum())
+
+
+def within_noise(difference: Interval) -> bool:
+    """Whether an interval of a difference holds zero: a winner by it is no winner."""
+    return difference.low <= 0.0 <= difference.high
+
+
+def _resampled_means(sums: _Array, sizes: _Array, draws: npt.NDArray[np.int64]) -> _Array:
+    means: _Array = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    return means
+
+
+def _totals(values: _Array, groups: npt.NDArray[np.int64]) -> tuple[_Array, _Array]:
+    sizes: _Array = np.bincount(groups).astype(np.float64)
+    return np.bincount(groups, weights=values).astype(np.float64), sizes
+
+
+def _differences(
+    a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.ArrayLike
+) -> tuple[_Array, npt.NDArray[np.int64]]:
+    values = np.asarray(a, dtype=np.float64)
+    other = np.zeros_like(values) if b is None else np.asarray(b, dtype=np.float64)
+    labels = np.asarray(clusters)
+    if values.ndim != 1 or not len(values) or not values.shape == other.shape == labels.shape:
+        raise ResPruneError(
+            f"paired comparison: scores of shape {values.shape} and {other.shape} with clusters of "
+            f"shape {labels.shape}; give three lists of one length, at least 1"
+        )
+    difference = values - other
+    if not np.isfinite(difference).all():
+        raise ResPruneError("paired comparison: a score is not finite; drop or repair that sample")
+    return difference, np.unique(labels, return_inverse=True)[1].astype(np.int64)
