@@ -1,0 +1,9 @@
+"""The nouns of a prompt, against which visual tokens are found relevant (ResPrune, 2603.21105).
+
+    NounExtractor().nouns("What color is the dog on the left?")  # ['color', 'dog', 'left']
+"""
+
+from resprune.nouns.extractor import STOP_NOUNS, NounExtractor, TaggedWord
+from resprune.nouns.pipelines import EMBEDDED, PipelineError, available
+
+__all__ = ["EMBEDDED", "STOP_NOUNS", "NounExtractor", "PipelineError", "TaggedWord", "available"]
