@@ -1,0 +1,227 @@
+"""A finished study made up for tests: its numbers follow a plausible law, its images are scenes."""
+
+import base64
+import io
+import random
+
+import pytest
+
+from studies.nano.scenes import generate_scene
+from tuner.results import Results
+
+BUDGETS = (22, 11, 6)
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
+UNPRUNED = 0.932
+# accuracy by budget over ALPHAS
+LAW = {
+    22: (0.813, 0.821, 0.813, 0.802, 0.793, 0.748, 0.686),
+    11: (0.760, 0.770, 0.762, 0.747, 0.732, 0.679, 0.633),
+    6: (0.573, 0.630, 0.645, 0.651, 0.643, 0.615, 0.589),
+}
+RANDOM = {22: 0.478, 11: 0.389, 6: 0.325}
+ADAPTIVE_GAIN = {22: 0.002, 11: 0.022, 6: 0.031}
+GROUPS = {"color": 0.06, "count": -0.03, "digit": 0.04, "digit_by_color": -0.09, "exists": 0.05}
+
+
+def interval(mean, half):
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def score(budget, alpha, strategy):
+    values = LAW[budget]
+    place = min(range(len(ALPHAS)), key=lambda i: abs(ALPHAS[i] - alpha))
+    return values[place] - (0.013 if strategy == "l2_norm" else 0.0)
+
+
+def example(seed):
+    rng = random.Random(seed)
+    scene = generate_scene(seed)
+    file = io.BytesIO()
+    scene.image.save(file, "PNG")
+    thing = scene.objects[0]
+    near = [
+        (thing.row + dr) * 14 + thing.column + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)
+    ]
+    panels = []
+    for label, alpha, first in (("tuned", 0.25, 3), ("adaptive", 2.0, 8)):
+        kept = sorted({*near[:first], *rng.sample(range(196), 11)})[:11]
+        boxes = [(t % 14 * 8.0, t // 14 * 8.0, t % 14 * 8 + 8.0, t // 14 * 8 + 8.0) for t in kept]
+        prediction = thing.color if first == 8 else "gray"
+        panels.append(
+            {"label": label, "budget": 11, "alpha": alpha, "kept": kept, "boxes": boxes}
+            | {"prediction": prediction}
+        )
+    return {
+        "question": f"What color is the {thing.shape}?",
+        "answer": thing.color,
+        "nouns": ["color", thing.shape],
+        "image_png_base64": base64.b64encode(file.getvalue()).decode(),
+        "panels": panels,
+    }
+
+
+def report_row(name, label, budget, alpha, strategy, mean, paper):
+    groups = {g: interval(min(1.0, mean + shift), 0.03) for g, shift in GROUPS.items()}
+    row = {
+        "name": name,
+        "label": label,
+        "budget": budget,
+        "alpha": alpha,
+        "seed_strategy": strategy,
+        "score": interval(mean, 0.014),
+        "by_group": groups,
+    }
+    if name != "unpruned":
+        row["versus_unpruned"] = interval(mean - UNPRUNED, 0.012)
+    if name not in ("unpruned", "paper-default") and budget is not None:
+        row["versus_paper"] = interval(mean - paper, 0.008)
+    return row
+
+
+def synthetic_results():
+    """Return the data of a results.json as a dict."""
+    rng = random.Random(0)
+    trials, curves, chosen, report, adaptive = [], [], [], [], []
+    for number in range(60):
+        budget = rng.choice(BUDGETS)
+        strategy = rng.choice(["cls_attention", "l2_norm"])
+        alpha = round(rng.uniform(0, 4), 2)
+        value = score(budget, alpha, strategy) + rng.gauss(0, 0.006)
+        params = {"alpha": alpha, "seed_strategy": strategy, "budget": budget}
+        trials.append(
+            {"number": number, "params": params, "budget": budget, "score": value}
+            | {"state": "COMPLETE", "seconds": 1.5}
+        )
+    baselines = [{"name": "unpruned", "budget": None, "score": interval(UNPRUNED, 0.02)}]
+    report.append(report_row("unpruned", "all tokens", None, None, None, UNPRUNED, 0))
+    for budget in BUDGETS:
+        paper = score(budget, 0.75, "cls_attention")
+        best = max(LAW[budget])
+        fixed = ALPHAS[LAW[budget].index(best)]
+        gain = ADAPTIVE_GAIN[budget]
+        baselines += [
+            {"name": "random", "budget": budget, "score": interval(RANDOM[budget], 0.03)},
+            {"name": "paper-default", "budget": budget, "alpha": 0.75}
+            | {"seed_strategy": "cls_attention", "score": interval(paper, 0.03)},
+        ]
+        for strategy in ("cls_attention", "l2_norm"):
+            curves.append(
+                {"budget": budget, "seed_strategy": strategy, "split": "fit"}
+                | {"alphas": list(ALPHAS), "standard_errors": [0.008] * len(ALPHAS)}
+                | {"scores": [score(budget, a, strategy) for a in ALPHAS]}
+            )
+        is_adaptive = gain > 0.01
+        chosen.append(
+            {"budget": budget, "alpha": "adaptive" if is_adaptive else fixed}
+            | {"fixed_alpha": fixed, "seed_strategy": "cls_attention", "pooling": "max"}
+            | {"normalization": "minmax", "positions": "keep"}
+            | {"tune_score": interval(best + 0.01, 0.025)}
+        )
+        strategy = "cls_attention"
+        for name, label, alpha, seed, mean in (
+            ("random", "random tokens", None, None, RANDOM[budget]),
+            ("relevance-only", "relevance only", None, None, best - 0.18),
+            ("alpha-0", "alpha 0", 0.0, strategy, LAW[budget][0]),
+            ("paper-default", "paper's default", 0.75, strategy, paper),
+            ("tuned", f"tuned, alpha {fixed:g}", fixed, strategy, best),
+            ("adaptive", "tuned, adaptive alpha", "adaptive", strategy, best + gain),
+        ):
+            report.append(report_row(name, label, budget, alpha, seed, mean, paper))
+        adaptive.append(
+            {
+                "budget": budget,
+                "best_fixed_alpha": fixed,
+                "best_fixed": interval(best, 0.014),
+                "adaptive": interval(best + gain, 0.013),
+                "by_group_alpha": {"color": 4.0, "count": 0.25, "digit": 2.0, "exists": 0.5},
+                "best_per_group": interval(best + gain * 1.2, 0.013),
+                "oracle": interval(best + 0.16, 0.011),
+                "adaptive_minus_fixed": interval(gain, 0.007),
+                "group_minus_fixed": interval(gain * 1.2, 0.006),
+                "oracle_minus_fixed": interval(0.16, 0.009),
+                "strength": 0.9 if is_adaptive else 0.1,
+                "alpha_histogram": {str(a): 40 + 90 * i % 170 for i, a in enumerate(ALPHAS)},
+            }
+        )
+    return {
+        "schema_version": 1,
+        "study": {
+            "study": {
+                "name": "nano-llava",
+                "seed": 0,
+                "trials": 60,
+                "objective": {"kind": "pareto", "tolerance": 0.02},
+            },
+            "backbone": {"model": "nano-llava", "dtype": "auto"},
+            "task": {
+                "name": "nano-scenes",
+                "metric": "score",
+                "tune": {"split": "tune", "samples": 300, "offset": 0},
+                "fit": {"split": "fit", "samples": 2000, "offset": 0},
+                "report": {"split": "report", "samples": 1000, "offset": 0},
+            },
+            "search": {
+                "alpha": {"low": 0.0, "high": 4.0, "step": 0.05},
+                "seed_strategy": ["cls_attention", "l2_norm"],
+                "budget": list(BUDGETS),
+            },
+        },
+        "environment": {"resprune": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+        "model": {
+            "id": "nano-llava",
+            "family": "llava",
+            "revision": None,
+            "visual_tokens": 196,
+            "width": 128,
+        },
+        "noun_pipeline": {"name": "resprune_en_nouns", "version": "0.1.0"},
+        "splits": {
+            "tune": {"name": "tune", "samples": 300, "images": 38},
+            "fit": {"name": "fit", "samples": 2000, "images": 250},
+            "report": {"name": "report", "samples": 1000, "images": 125},
+        },
+        "groups": list(GROUPS),
+        "trials": trials,
+        "baselines": baselines,
+        "importances": {"budget": 0.81, "alpha": 0.16, "seed_strategy": 0.03},
+        "curves": curves,
+        "chosen": chosen,
+        "recommended_budget": 11,
+        "report": report,
+        "adaptive": adaptive,
+        "feature_weights": [
+            {"name": "noun_count", "weight": 0.31},
+            {"name": "attribute_share", "weight": 0.27},
+            {"name": "relevance_peak", "weight": 0.22},
+            {"name": "prompt_length", "weight": 0.06},
+        ],
+        "examples": [example(seed) for seed in (3, 4, 5)],
+        "cost": {
+            "seconds": {"encode": 12.1, "trials": 61.3, "alpha fit": 55.0, "report": 31.9},
+            "encoder_calls": 413,
+            "prefills": 21_340,
+            "memo_hits": 48_211,
+            "trials": 60,
+        },
+        "notes": ["The report split is the first 1,000 questions of it."],
+    }
+
+
+@pytest.fixture
+def results_data():
+    """A fresh dict to change."""
+    return synthetic_results()
+
+
+@pytest.fixture
+def results(results_data):
+    return Results.model_validate(results_data)
+
+
+@pytest.fixture
+def run_dir(tmp_path, results):
+    """A run folder that holds results.json and nothing else."""
+    folder = tmp_path / "runs" / "nano-llava"
+    folder.mkdir(parents=True)
+    results.save(folder)
+    return folder
