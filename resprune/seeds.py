@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from resprune.errors import ResPruneError, near_names
+from resprune.errors import ResPruneError, UnsupportedModelError, near_names
 
 SEED_STRATEGIES = ("cls_attention", "received_attention", "l2_norm", "relevance", "none")
 """Every seed strategy. The two attention strategies read the signal of the same name."""
@@ -111,7 +111,7 @@ def _score(
         if strategy not in signals:
             present = [name for name in _SIGNALS if name in signals]
             instead = " or ".join(repr(name) for name in [*present, "l2_norm"])
-            raise ResPruneError(
+            raise UnsupportedModelError(
                 f"seed strategy {strategy!r} needs the signal {strategy!r}, which this vision "
                 f"tower does not give (available signals: {', '.join(sorted(signals)) or 'none'}). "
                 f"Use seed strategy {instead} instead."

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from resprune.errors import ResPruneError, near_names
+from resprune.errors import ResPruneError, UnsupportedModelError, near_names
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def needed(inputs: SelectionInput, name: str, method: str) -> Tensor:
     if inputs.relevance is not None:
         available["relevance"] = inputs.relevance
     if name not in available:
-        raise ResPruneError(
+        raise UnsupportedModelError(
             f"method {method!r} needs {name!r}, which this backbone or call does not give "
             f"(available: {', '.join(sorted(available)) or 'none'}). Use a backbone that gives it, "
             "or a method that needs tokens alone, such as 'l2_norm' or 'divprune'."

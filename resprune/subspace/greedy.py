@@ -9,6 +9,8 @@ the weight.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,11 @@ from resprune.subspace.gram import unit_rows
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Residual energy, relative to the token's own, at which a token is exhausted."""
+
+# The recurrence divides by the pivot's residual energy, so rounding grows with its inverse. On
+# ill-conditioned features float32 energies err by up to 1e-5 of the token's own while pivots stay
+# above this, and by up to 4e-3 below; so from the first pivot below it on, float64 takes over.
+_SAFE_PIVOT = 0.1
 
 # Enough rows to spread the cost of a call, few enough that their factors stay in the cache.
 _CHUNK_FLOATS = 1 << 18
@@ -85,8 +92,9 @@ def greedy_order_batch(
         first: Seeds, shape (B,) or (B, A) like the weights; -1 or None for no seed.
         gram: ``gram_matrix(tokens)``, shape (B, T, T), when it is at hand.
         lengths: Count of real tokens of each image, shape (B,).
-        validate: Check the values. It costs a host synchronisation on a GPU; switch it off inside
-            a CUDA graph.
+        validate: Check the values, and go on in float64 from where the picks are too
+            ill-conditioned for float32. Both need host synchronisations outside the loop; switch
+            them off inside a CUDA graph.
 
     Returns:
         Unique indices in pick order, shape (B, min(k, T)) or (B, A, min(k, T)), int64; -1 after
@@ -106,24 +114,71 @@ def greedy_order_batch(
     steps = min(k, count)
     order = torch.empty(batch, per_image, steps, dtype=torch.int64, device=tokens.device)
     if order.numel():
-        seeds = None if first is None else first.reshape(batch, per_image)
+        seeds = (
+            first if first is not None else torch.full(weights.shape[:-1], -1, device=tokens.device)
+        )
+        seeds = seeds.to(tokens.device).reshape(batch, per_image, 1)
         chunk = (
             max(1, _CHUNK_FLOATS // (per_image * steps * count)) if not tokens.is_cuda else batch
         )
         with torch.autocast(tokens.device.type, enabled=False):
             for start in range(0, batch, chunk):
                 part = slice(start, start + chunk)
-                rows, norms = unit_rows(tokens[part])
-                shared = rows @ rows.transpose(1, 2) if gram is None else gram[part].to(rows.dtype)
-                order[part] = _expand(
-                    shared,
-                    norms,
+                order[part] = _order_chunk(
+                    tokens[part],
+                    None if gram is None else gram[part],
                     settings[part],
                     steps,
-                    None if seeds is None else seeds[part],
-                    None if lengths is None else lengths[part],
+                    seeds[part],
+                    None if lengths is None else lengths[part].to(tokens.device),
+                    refine=validate,
                 )
     return order if weights.ndim == 3 else order.squeeze(1)
+
+
+def _order_chunk(
+    tokens: Tensor,
+    gram: Tensor | None,
+    weights: Tensor,
+    steps: int,
+    seeds: Tensor,
+    lengths: Tensor | None,
+    *,
+    refine: bool,
+) -> Tensor:
+    rows, norms = unit_rows(tokens)
+    tolerance = TOLERANCE[rows.dtype]
+    gram = rows @ rows.transpose(1, 2) if gram is None else gram.to(rows.dtype)
+    no_restart = torch.zeros_like(seeds, dtype=torch.bool)
+    run = _expand(gram, norms, weights, steps, seeds, no_restart, lengths, tolerance)
+    if not refine or rows.dtype == torch.float64:
+        return run.order
+    unsafe = (run.safe < steps).any(dim=1)
+    if not bool(unsafe.any()):
+        return run.order
+    # The picks made while it was safe stay, so that a smaller budget remains a prefix.
+    keep = torch.arange(steps, device=tokens.device) < run.safe[unsafe].unsqueeze(-1)
+    rows, norms = unit_rows(tokens[unsafe].double())
+    again = _expand(
+        rows @ rows.transpose(1, 2),
+        norms,
+        weights[unsafe],
+        steps,
+        torch.where(keep, run.order[unsafe], -1),
+        run.restarts[unsafe] & keep,
+        None if lengths is None else lengths[unsafe],
+        tolerance,
+    )
+    run.order[unsafe] = again.order
+    return run.order
+
+
+class _Run(NamedTuple):
+    """An expansion: order and restarts (B, A, steps), and how many picks were safe (B, A)."""
+
+    order: Tensor
+    restarts: Tensor
+    safe: Tensor
 
 
 def _expand(
@@ -131,14 +186,26 @@ def _expand(
     norms: Tensor,
     weights: Tensor,
     steps: int,
-    first: Tensor | None,
+    forced: Tensor,
+    forced_restarts: Tensor,
     lengths: Tensor | None,
-) -> Tensor:
-    """Run the recurrence: gram (B, T, T), norms (B, T), weights (B, A, T) -> (B, A, steps)."""
+    tolerance: float,
+) -> _Run:
+    """Run the recurrence.
+
+    Args:
+        gram: Inner products of the unit rows, shape (B, T, T).
+        norms: Lengths of the tokens, shape (B, T).
+        weights: Weights, shape (B, A, T).
+        steps: Count of picks.
+        forced: The first picks where they are given, -1 where free, shape (B, A, m).
+        forced_restarts: Whether a given pick began a pass, shape (B, A, m).
+        lengths: Count of real tokens, shape (B,).
+        tolerance: Relative residual energy at which a token is exhausted.
+    """
     batch, per_image, count = weights.shape
     runs = batch * per_image
     device, dtype = gram.device, gram.dtype
-    tolerance = TOLERANCE[dtype]
     never = -torch.inf
 
     # Scores are compared by their square roots, residual norm x token norm x sqrt(weight): the
@@ -156,29 +223,34 @@ def _expand(
     # (energy, full energy, score when exhausted): one scatter strikes a picked token from all.
     state = torch.stack((full, full, -1 - rank), dim=2).reshape(runs, 3, count)
     if lengths is not None:
-        real = torch.arange(count, device=device) < lengths.to(device)[:, None]
+        real = torch.arange(count, device=device) < lengths[:, None]
         real = real[:, None].expand(batch, per_image, count).reshape(runs, 1, count)
         state = state.masked_fill(~real, never)
     energy, fresh, fallback = state.unbind(1)
     scale = scale.to(dtype).reshape(runs, count)
+    forced, forced_restarts = forced.reshape(runs, -1), forced_restarts.reshape(runs, -1)
 
     run = torch.arange(runs, device=device)
     image = run // per_image
     factor = torch.empty(runs, steps, count, device=device, dtype=dtype)
     order = torch.empty(runs, steps, device=device, dtype=torch.int64)
+    restarts = torch.zeros(runs, steps, device=device, dtype=torch.bool)
     since = torch.zeros(runs, 1, device=device, dtype=torch.int64)  # first column of this pass
+    safe = torch.full((runs, 1), steps, device=device)
     column_index = torch.arange(steps, device=device)
     for step in range(steps):
         score = torch.where(energy > tolerance, energy.sqrt().mul_(scale), fallback)
         best, pick = score.max(dim=1)
-        if step == 0 and first is not None:
-            seed = first.to(device).reshape(runs)
-            best = torch.where(seed >= 0, torch.zeros_like(best), best)
-            pick = torch.where(seed >= 0, seed, pick)
+        restart = (best < 0) & (best > never)
+        if step < forced.shape[1]:
+            given = forced[:, step] >= 0
+            restart = torch.where(given, forced_restarts[:, step], restart)
+            pick = torch.where(given, forced[:, step], pick)
         order[:, step] = torch.where(best == never, -1, pick)
         if step + 1 == steps:
             break
-        restart = (best < 0).unsqueeze(1)
+        restarts[:, step] = restart
+        restart = restart.unsqueeze(1)
         torch.where(restart, fresh, energy, out=energy)
         since = torch.where(restart, step, since)
 
@@ -190,11 +262,15 @@ def _expand(
             column = torch.baddbmm(column.unsqueeze(1), mixed.unsqueeze(1), past, alpha=-1)
             column = column.squeeze(1)
         # A token without energy (a zero vector) spans nothing.
-        column = column * torch.where(own > tolerance, own.rsqrt(), 0)
+        spans = own > tolerance
+        column = column * torch.where(spans, own.rsqrt(), 0)
+        unsafe = spans & (own < _SAFE_PIVOT)
+        safe = torch.where(unsafe, safe.clamp_max(step + 1), safe)
         factor[:, step] = column
         energy.addcmul_(column, column, value=-1)
         state.scatter_(2, pick[:, None, None].expand(runs, 3, 1), never)
-    return order.reshape(batch, per_image, steps)
+    shape = (batch, per_image)
+    return _Run(order.reshape(*shape, steps), restarts.reshape(*shape, steps), safe.reshape(shape))
 
 
 def _check_shapes(
