@@ -1,0 +1,185 @@
+"""Tiny random models with real processors, made offline in a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'][0]['text'] + ' ' }}"
+    "{% else %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] + ' ' }}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""The layout of LLaVA-1.5's own template."""
+
+_CORPUS = (
+    "USER: What color is the small dog on the left of the table? ASSISTANT: brown",
+    "How many people are in the picture? Is there a fire hydrant? What digit is on the circle?",
+    "Answer the question using a single word or phrase. Describe the image. yes no one two three",
+)
+_PAD, _BOS, _EOS, _IMAGE = "<pad>", "<s>", "</s>", "<image>"
+
+
+def tiny_tokenizer(*, lower: bool = False, vocabulary: int = 400) -> Any:
+    """Make a byte-level BPE tokenizer with ``<image>`` as a special token.
+
+    Args:
+        lower: Lower-case all text, as small models' tokenizers may.
+        vocabulary: At most this many tokens.
+
+    Returns:
+        A fast tokenizer that pads on the left.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = Tokenizer(models.BPE())
+    if lower:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[_PAD, _BOS, _EOS, _IMAGE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{_BOS} $A", special_tokens=[(_BOS, tokenizer.token_to_id(_BOS))]
+    )
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        bos_token=_BOS,
+        eos_token=_EOS,
+        extra_special_tokens={"image_token": _IMAGE},
+        padding_side="left",
+    )
+
+
+def tiny_llava_processor(
+    *, image_size: int = 28, patch_size: int = 7, tokenizer: Any = None
+) -> Any:
+    """Make a ``LlavaProcessor`` that needs no torchvision.
+
+    Args:
+        image_size: Edge of the view in pixels.
+        patch_size: Edge of a patch.
+        tokenizer: A tokenizer, or None for ``tiny_tokenizer()``.
+
+    Returns:
+        The processor, with a chat template of LLaVA-1.5's layout.
+    """
+    library = _transformers()
+    image_processor = library.CLIPImageProcessorPil(
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
+    )
+    return library.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer if tokenizer is not None else tiny_tokenizer(),
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_llava(
+    *,
+    seed: int = 0,
+    image_size: int = 28,
+    patch_size: int = 7,
+    vision_feature_layer: int = -2,
+    processor: Any = None,
+    folder: Path | None = None,
+) -> tuple[Any, Any]:
+    """Make a random LLaVA-1.5 of some thousand parameters.
+
+    Args:
+        seed: Seed of the weights.
+        image_size: Edge of the view in pixels.
+        patch_size: Edge of a patch; T = (image_size / patch_size)^2.
+        vision_feature_layer: As in ``LlavaConfig``.
+        processor: A processor, or None for ``tiny_llava_processor()``.
+        folder: Where the processor is saved and loaded again through ``AutoProcessor``; None
+            uses it as made.
+
+    Returns:
+        The model in float32 and eval mode, and its processor.
+    """
+    library = _transformers()
+    if processor is None:
+        processor = tiny_llava_processor(image_size=image_size, patch_size=patch_size)
+    if folder is not None:
+        processor.save_pretrained(folder)
+        processor = library.AutoProcessor.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = library.LlavaConfig(
+        vision_config=library.CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=image_size,
+            patch_size=patch_size,
+        ),
+        text_config=library.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            **special,
+        ),
+        image_token_index=processor.image_token_id,
+        vision_feature_layer=vision_feature_layer,
+        vision_feature_select_strategy="default",
+        **special,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = library.LlavaForConditionalGeneration(config).eval()
+        enlarge_weights(model)
+    # a random model stops at its end token by chance; tests want sequences of known length
+    model.generation_config.eos_token_id = None
+    return model, processor
+
+
+def _transformers() -> Any:
+    # its annotations are partial, and it is only needed once a model is made
+    import transformers
+
+    return transformers
+
+
+def enlarge_weights(model: nn.Module, std: float = 0.25) -> None:
+    """Redraw the matrices so that attention and logits are far from uniform.
+
+    With the library's initial 0.02 a tiny model gives nearly the same logits whatever it sees,
+    and a test that compares them could not fail.
+
+    Args:
+        model: Changed in place.
+        std: Standard deviation of the new values.
+    """
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim >= 2:
+                value.normal_(0.0, std)
