@@ -1,0 +1,1 @@
+"""The stages in order: language, alignment, projector, instruction."""

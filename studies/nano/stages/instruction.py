@@ -1,0 +1,91 @@
+"""Stage B: visual instruction tuning, the vision tower frozen.
+
+A fifth of the steps shows all visual tokens; the others keep a random 6 to 60 % of them, most of
+the time in favour of object patches (by the ground-truth masks). No step selects by ResPrune or by
+any other method that is compared later.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from studies.nano.data import SceneArrays, ask_about, patch_features
+from studies.nano.loop import Draws, Run
+from studies.nano.packing import pack, predict
+from studies.nano.scenes import PATCHES
+from studies.nano.stages.scoring import answer_loss, score_by_kind
+
+SHOW_ALL = 0.2
+FAVOUR_OBJECTS, FAVOUR_DIGITS = 0.7, 0.5
+LEAST_KEPT, MOST_KEPT = 0.06, 0.6
+SLOW = 0.3
+"""Factor on the learning rate of the projector and the word embeddings."""
+
+
+class InstructionStage:
+    """Trains the projector, the language model and its word embeddings."""
+
+    name = "instruction"
+
+    def __init__(
+        self, run: Run, model: Any, train: SceneArrays, features: Any, monitor: SceneArrays
+    ) -> None:
+        self.module = model
+        self.settings = run.recipe.instruction
+        self._run, self._train, self._features, self._monitor = run, train, features, monitor
+
+    def groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """Language model at the full rate; projector and embeddings slower."""
+        language_model = self.module.model.language_model
+        embeddings = language_model.embed_tokens.weight
+        fast = [p for p in language_model.parameters() if p is not embeddings]
+        slow = [*self.module.model.multi_modal_projector.parameters(), embeddings]
+        return [(fast, 1.0), (slow, SLOW)]
+
+    def loss(self, draws: Draws, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Cross-entropy of the answers, with all or some of the visual tokens."""
+        index = draws.integers(len(self._train), self.settings.batch).tolist()
+        features = torch.from_numpy(self._features[index].astype(np.float32))
+        patches = _draw_patches(self._train.targets(index), draws)
+        kept = features.gather(1, patches[..., None].expand(-1, -1, features.shape[-1]))
+        tokens = self.module.model.multi_modal_projector(kept)
+        objects = [self._train.objects[i] for i in index]
+        asked = pack(ask_about(objects, draws, self._run.recipe.questions))
+        return answer_loss(predict(self.module, tokens, patches, asked))
+
+    @torch.no_grad()
+    def monitor(self) -> dict[str, Any]:
+        """Accuracy with all tokens, and overall with a random 22."""
+        draws = Draws("monitor", self.name)
+        features = patch_features(
+            self.module.model.vision_tower, self._monitor.images(slice(None))
+        )
+        tokens = self.module.model.multi_modal_projector(features)
+        asked = ask_about(self._monitor.objects, draws, self._run.recipe.questions)
+        count = len(tokens)
+        some = draws.uniform(count, PATCHES).topk(22, 1).indices.sort(1).values
+        pruned = tokens.gather(1, some[..., None].expand(-1, -1, tokens.shape[-1]))
+        every = torch.arange(PATCHES).expand(count, -1)
+        return {
+            **score_by_kind(self.module, tokens, every, asked),
+            "random_22": score_by_kind(self.module, pruned, some, asked)["monitor"],
+        }
+
+
+def _draw_patches(labels: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Return the patches (B, k) that a training step shows, in raster order."""
+    rng, batch = draws.python, len(labels)
+    if rng.random() < SHOW_ALL:
+        return torch.arange(PATCHES).expand(batch, -1)
+    share = math.exp(rng.uniform(math.log(LEAST_KEPT), math.log(MOST_KEPT)))
+    chance = draws.uniform(batch, PATCHES)
+    favour = rng.random()
+    if favour < FAVOUR_OBJECTS:
+        chance = chance + rng.uniform(0.2, 0.9) * (labels[..., 0] >= 0)
+    if favour < FAVOUR_DIGITS:
+        chance = chance + (labels[..., 2] >= 0).float()
+    return chance.topk(round(share * PATCHES), 1).indices.sort(1).values
