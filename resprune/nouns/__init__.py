@@ -1,6 +1,6 @@
 """The nouns of a prompt, against which visual tokens are found relevant (ResPrune, 2603.21105).
 
-    NounExtractor().nouns("What color is the dog on the left?")  # ['color', 'dog', 'left']
+``NounExtractor().nouns("What color is the dog on the left?")`` is ``['color', 'dog', 'left']``.
 """
 
 from resprune.nouns.extractor import STOP_NOUNS, NounExtractor, TaggedWord

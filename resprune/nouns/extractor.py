@@ -11,9 +11,12 @@ from typing import NamedTuple
 from resprune.nouns import pipelines
 
 STOP_NOUNS = frozenset(
-    """image images picture pictures photo photos photograph photographs pic pics figure figures
-    scene illustration screenshot
-    question answer option options choice choices""".split()
+    form
+    for word in (
+        *("image", "picture", "photo", "photograph", "pic", "scene", "illustration", "screenshot"),
+        *("question", "answer", "option", "choice"),
+    )
+    for form in (word, word + "s")
 )
 """Nouns that name the picture or the task and nothing in it; pass as ``stop_nouns`` to use them."""
 

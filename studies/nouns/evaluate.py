@@ -1,7 +1,7 @@
 """Measures a noun pipeline: quality, speed and size.
 
-    OMP_NUM_THREADS=1 python -m studies.nouns.evaluate --ewt UD_English-EWT \
-        --prompts tests/resprune/nouns/prompts.jsonl
+Run ``OMP_NUM_THREADS=1 python -m studies.nouns.evaluate --ewt UD_English-EWT --prompts
+tests/resprune/nouns/prompts.jsonl``.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def read_prompts(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def prompt_score(prompts: list[tuple[str, list[str]]], extractor: NounExtractor) -> Score:
-    """Score of the extracted nouns, option letters dropped; the fallback is no noun and not scored."""
-    return score((Counter(tagged_nouns(prompt, extractor)), Counter(gold)) for prompt, gold in prompts)
+    """Score of the nouns, option letters dropped; fallback words are no nouns and not scored."""
+    return score(
+        (Counter(tagged_nouns(prompt, extractor)), Counter(gold)) for prompt, gold in prompts
+    )
 
 
 def tagged_nouns(prompt: str, extractor: NounExtractor) -> list[str]:

@@ -1,7 +1,7 @@
 """Trains the embedded noun pipeline (about 6 minutes on one core).
 
-    OMP_NUM_THREADS=1 python -m studies.nouns.train --ewt UD_English-EWT --atis UD_English-Atis \
-        --out resprune/nouns/resprune_en_nouns-1.0.0
+Run ``OMP_NUM_THREADS=1 python -m studies.nouns.train --ewt UD_English-EWT --atis UD_English-Atis
+--out resprune/nouns/resprune_en_nouns-1.0.0``.
 
 The pipeline is a small spaCy part-of-speech tagger: hashed sub-word features, a window encoder,
 and a morphologizer that knows only the 17 universal parts of speech. It learns from two treebanks
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studies.nouns import card
 from studies.nouns.templates import questions
@@ -119,8 +119,7 @@ def batches(sentences: list[Sentence], seed: int) -> Iterator[list[Sentence]]:
 def train(sentences: list[Sentence], steps: int, seed: int) -> Language:
     """Trains a pipeline for ``steps`` updates and returns it with averaged weights."""
     import spacy
-    from spacy.util import fix_random_seed
-    from thinc.api import Adam, warmup_linear
+    from thinc.api import Adam, fix_random_seed, warmup_linear
 
     fix_random_seed(seed)
     nlp = spacy.blank("en")
@@ -128,8 +127,9 @@ def train(sentences: list[Sentence], steps: int, seed: int) -> Language:
     nlp.add_pipe("morphologizer", config=MORPHOLOGIZER)
     sample = [example(nlp, sentence) for sentence in sentences]
     nlp.initialize(lambda: sample)
+    rates: Any = warmup_linear(LEARNING_RATE, WARMUP_STEPS, steps)
     optimizer = Adam(
-        warmup_linear(LEARNING_RATE, WARMUP_STEPS, steps),
+        rates,
         L2=0.01,
         L2_is_weight_decay=True,
         grad_clip=1.0,
@@ -152,7 +152,8 @@ def train(sentences: list[Sentence], steps: int, seed: int) -> Language:
                 flush=True,
             )
             losses = {}
-    for _, component in nlp.pipeline:
+    components: list[Any] = [component for _, component in nlp.pipeline]
+    for component in components:
         for node in component.model.walk():
             for name in node.param_names:
                 average = optimizer.averages.get((node.id, name))
@@ -173,8 +174,8 @@ def save(nlp: Language, ewt: Path, out: Path, settings: dict[str, object]) -> No
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         nlp.to_disk(draft, exclude=["vocab"])
-        labels = nlp.get_pipe("morphologizer").labels
-        Vocab(strings=labels).to_disk(draft / "vocab")
+        morphologizer: Any = nlp.get_pipe("morphologizer")
+        Vocab(strings=morphologizer.labels).to_disk(draft / "vocab")
         shutil.copyfile(ewt / "LICENSE.txt", draft / "LICENSE")
         (draft / "README.md").write_text(card.readme(VERSION, settings), encoding="utf-8")
         draft.chmod(0o755)
