@@ -204,31 +204,26 @@ def answer(results: Results) -> list[str]:
         ]
     split = results.splits.get("report")
     samples = f"On {split.samples:,} samples" if split else "On samples"
-    said = (
+    lead = (
         f"{samples} that the study had not used, this scores {scale.score(row.score.mean)} "
         f"(95 % interval {scale.range(row.score)})"
     )
-    against = [
-        ("what all tokens score", row.versus_unpruned),
+    unpruned = find_row(results.report, "unpruned", None)
+    if unpruned is not None:
+        lead += f"; with all tokens the model scores {scale.score(unpruned.score.mean)}"
+    lines = [f"{lead}."]
+    for name, difference in (
+        ("all tokens", row.versus_unpruned),
         ("the paper's default settings at the same budget", row.versus_paper),
-    ]
-    parts = [
-        f"{scale.apart(difference)} {name} ({scale.signed_range(difference)})"
-        for name, difference in against
-        if difference is not None
-    ]
-    lines = [f"{said}: {listed(parts)}." if parts else f"{said}."]
-    for name, difference in against:
+    ):
         if difference is None:
             continue
+        said = f"{scale.apart(difference)} {name} ({scale.signed_range(difference)})"
         if verdict(difference) == "within noise":
             lines.append(
-                f"The difference from {name} is within noise: its interval covers zero, so these "
-                "samples do not tell the two apart."
+                f"{said}: within noise. The interval covers zero, so these samples do not tell "
+                "the two apart."
             )
         else:
-            lines.append(
-                f"That it is {verdict(difference)} than {name} is more than chance: the interval "
-                "leaves out zero."
-            )
+            lines.append(f"{said}: more than chance, the interval leaves out zero.")
     return lines

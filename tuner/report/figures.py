@@ -122,7 +122,7 @@ def pareto(results: Results, scale: Scale) -> Figure:
             | {"line": {"color": METHOD_COLORS["unpruned"], "width": 1, "dash": "dash"}}
         ]
     x = {"type": "log", "tickvals": ticks, "ticktext": [str(t) for t in ticks]}
-    x |= {"title": {"text": "visual tokens kept per image (log scale)"}}
+    x |= _title("visual tokens kept per image (log scale)")
     return {
         "data": data,
         "layout": layout(420, xaxis=x, yaxis=_score_axis(scale), shapes=shapes),
@@ -173,7 +173,7 @@ def alpha_curves(results: Results, scale: Scale, split: str, budget: int) -> Fig
     values = [s * factor for c in here for s in c.scores]
     room = 0.06 * (max(values) - min(values)) + 1e-9
     x_axis = {"tickvals": list(range(len(alphas))), "ticktext": [alpha_text(a) for a in alphas]}
-    x_axis |= {"title": {"text": "alpha"}}
+    x_axis |= _title("alpha")
     y_axis = _score_axis(scale) | {"range": [min(values) - room, max(values) + room]}
     return {"data": data, "layout": layout(300, xaxis=x_axis, yaxis=y_axis, shapes=shapes)}
 
@@ -197,7 +197,9 @@ def adaptive_gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
         ("adaptive", "adaptive alpha", 0.14),
         ("group", "best alpha per question group", -0.14),
     ):
-        gains = [r.adaptive_minus_fixed if name == "adaptive" else r.group_minus_fixed for r in rows]
+        gains = [row.adaptive_minus_fixed for row in rows]
+        if name == "group":
+            gains = [row.group_minus_fixed for row in rows]
         data.append(
             {
                 "type": "scatter",
@@ -213,7 +215,7 @@ def adaptive_gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
             }
         )
     unit = "points" if scale.percent else "score"
-    x = {"title": {"text": f"{unit} above the best fixed alpha (0 = no gain)"}}
+    x = _title(f"{unit} above the best fixed alpha")
     y = {
         "tickvals": list(range(len(rows))),
         "ticktext": [f"{r.budget} tokens" for r in reversed(rows)],
@@ -244,8 +246,8 @@ def alpha_histogram(row: AdaptiveRow) -> Figure:
         "data": [bars],
         "layout": layout(
             240,
-            xaxis={"type": "category", "title": {"text": "alpha"}, "showgrid": False},
-            yaxis={"title": {"text": "% of prompts"}, "rangemode": "tozero"},
+            xaxis=_title("alpha") | {"type": "category", "showgrid": False},
+            yaxis=_title("% of prompts") | {"rangemode": "tozero"},
             bargap=0.25,
         ),
     }
@@ -267,8 +269,12 @@ def _factor(scale: Scale) -> float:
     return 100.0 if scale.percent else 1.0
 
 
+def _title(text: str) -> dict[str, Any]:
+    return {"title": {"text": text, "font": {"size": 13}, "standoff": 8}}
+
+
 def _score_axis(scale: Scale) -> dict[str, Any]:
-    return {"title": {"text": "score, %" if scale.percent else "score"}}
+    return _title("score, %" if scale.percent else "score")
 
 
 def _error(intervals: Sequence[Interval], factor: float, color: str) -> dict[str, Any]:
@@ -321,7 +327,7 @@ def _bars(
     }
     most = max([abs(v) for v in values.values()], default=1.0) or 1.0
     low = min([0.0, *values.values()])
-    x = {"title": {"text": title}, "range": [low * 1.15, most * 1.15]}
+    x = _title(title) | {"range": [low * 1.15, most * 1.15]}
     return {
         "data": [bars],
         "layout": layout(70 + 30 * len(names), xaxis=x, yaxis={"showgrid": False}, bargap=0.35),
