@@ -1,6 +1,7 @@
 """Methods: ways to choose the kept tokens, one file each, each joining the registry itself.
 
-To add one, write a file with a class under ``@register``; files in this folder are found by name.
+To add one, write a file with a class under ``@register``; files in this folder whose names do not
+start with an underscore are found by themselves.
 """
 
 from __future__ import annotations
@@ -29,4 +30,5 @@ __all__ = [
 ]
 
 for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -12,6 +12,7 @@ from resprune.methods import MethodOptions, SelectionInput
 from resprune.subspace import reference_order
 
 OPTIONS = MethodOptions(seed=3)
+READ_IF_GIVEN = {"cdpruner": {"image_embeds", "text_embeds"}, "visionzip": {"keys"}}
 
 
 def image(count: int, width: int = 12, seed: int = 0) -> SelectionInput:
@@ -96,11 +97,12 @@ def test_nested_means_prefix_and_calls_repeat(name: str) -> None:
 def test_only_what_is_named_in_needs_is_read(name: str) -> None:
     method = methods.get(name)
     inputs = image(15)
+    read = method.needs | READ_IF_GIVEN.get(name, set())
     bare = SelectionInput(
         inputs.tokens,
-        inputs.relevance if "relevance" in method.needs else None,
-        {key: value for key, value in inputs.signals.items() if key in method.needs},
-        {key: value for key, value in inputs.extras.items() if key in method.needs},
+        inputs.relevance if "relevance" in read else None,
+        {key: value for key, value in inputs.signals.items() if key in read},
+        {key: value for key, value in inputs.extras.items() if key in read},
     )
     expected = method.select(inputs, 6, OPTIONS).indices.tolist()
     assert method.select(bare, 6, OPTIONS).indices.tolist() == expected
@@ -121,6 +123,24 @@ def test_bad_input_is_named(name: str) -> None:
     broken.tokens[2, 1] = torch.nan
     with pytest.raises(ResPruneError, match="non-finite"):
         method.select(broken, 2, OPTIONS)
+
+
+def test_the_rivals_that_choose_before_the_llm_are_here() -> None:
+    assert set(methods.names()) >= {
+        *("resprune", "random", "l2_norm", "cls_attention", "relevance", "divprune", "cdpruner"),
+        *("scope", "visionzip", "vispruner"),
+    }
+
+
+@pytest.mark.parametrize("name", ["cls_attention", "scope", "visionzip", "vispruner"])
+def test_received_attention_stands_in_for_towers_without_cls(name: str) -> None:
+    inputs = image(15)
+    received = inputs.signals["received_attention"]
+    choices = [
+        methods.get(name).select(SelectionInput(inputs.tokens, signals=signals), 6, OPTIONS)
+        for signals in ({"received_attention": received}, {"cls_attention": received})
+    ]
+    assert choices[0].indices.tolist() == choices[1].indices.tolist()
 
 
 def test_unknown_names_suggest_near_ones() -> None:
