@@ -25,7 +25,6 @@ _FOLLOWERS = {
     "labels": IGNORED_LABEL,
     "token_type_ids": 0,
     "mm_token_type_ids": 0,
-    "loss_mask": 0,
 }
 
 
@@ -113,6 +112,42 @@ def shorten(
     return Prepared(kwargs, columns, lengths)
 
 
+def image_rows(input_ids: Tensor, lengths: Sequence[int], image_token_id: int) -> list[int]:
+    """Find the row of each image.
+
+    Args:
+        input_ids: Shape (B, S), placeholders expanded.
+        lengths: Visual tokens T_i of each image of the batch, in order.
+        image_token_id: Id of the placeholder.
+
+    Returns:
+        One row an image, never falling.
+
+    Raises:
+        ResPruneError: Placeholders and images do not match.
+    """
+    rows = (input_ids.cpu() == image_token_id).nonzero()[:, 0]
+    if len(rows) != sum(lengths):
+        raise ResPruneError(
+            f"input_ids hold {len(rows)} image placeholders and the {len(lengths)} images "
+            f"{sum(lengths)} visual tokens; pass the images that the text names, in order, through "
+            "the model's own processor (an image token that was not expanded means an old "
+            "processor config: it needs patch_size and vision_feature_select_strategy)"
+        )
+    found: list[int] = []
+    offset = 0
+    for image, length in enumerate(lengths):
+        first, last = int(rows[offset]), int(rows[offset + length - 1])
+        if first != last:
+            raise ResPruneError(
+                f"image {image} begins in row {first} of input_ids and ends in row {last}; each "
+                "image must lie in one row"
+            )
+        found.append(first)
+        offset += length
+    return found
+
+
 class _Layout:
     """Ragged rows of column indices -> one padded (B, N) gather."""
 
@@ -140,24 +175,11 @@ def _alive(
         raise ResPruneError(
             f"kept has {len(kept)} entries for {len(lengths)} images; give one each"
         )
+    image_rows(ids, lengths, image_token_id)
     placeholder = ids == image_token_id
-    found, wanted = int(placeholder.sum()), sum(lengths)
-    if found != wanted:
-        raise ResPruneError(
-            f"input_ids hold {found} image placeholders and the {len(lengths)} images "
-            f"{wanted} visual tokens; pass the images that the text names, in order, through the "
-            "model's own processor (an image token that was not expanded means an old processor "
-            "config: it needs patch_size and vision_feature_select_strategy)"
-        )
-    stays = torch.zeros(wanted, dtype=torch.bool)
-    rows = placeholder.nonzero()[:, 0]
+    stays = torch.zeros(sum(lengths), dtype=torch.bool)
     offset = 0
     for image, (length, keep) in enumerate(zip(lengths, kept, strict=True)):
-        if length and int(rows[offset]) != int(rows[offset + length - 1]):
-            raise ResPruneError(
-                f"image {image} begins in row {int(rows[offset])} of input_ids and ends in row "
-                f"{int(rows[offset + length - 1])}; each image must lie in one row"
-            )
         stays[offset + _checked(keep, length, image)] = True
         offset += length
     alive = ~placeholder

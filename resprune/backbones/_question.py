@@ -79,7 +79,12 @@ def learn_markers(processor: Any, image_token_id: int) -> ChatMarkers:
 
 
 def extract_question(
-    input_ids: Tensor, tokenizer: Any, image_token_id: int, markers: ChatMarkers
+    input_ids: Tensor,
+    tokenizer: Any,
+    image_token_id: int,
+    markers: ChatMarkers,
+    *,
+    closed: bool = False,
 ) -> str:
     """Recover the question of one row.
 
@@ -88,6 +93,8 @@ def extract_question(
         tokenizer: The processor's tokenizer.
         image_token_id: Id of the image placeholder.
         markers: What surrounds user turns.
+        closed: Give the text only of a turn that a marker ends, since what follows the image may
+            be an answer.
 
     Returns:
         The last user turn's text after its last image (all its text when nothing follows the
@@ -101,7 +108,7 @@ def extract_question(
     begin = max(begins, default=text.rfind(image) + len(image) if image in text else 0)
     turn = text[begin:]
     ends = [match.start() for marker in markers.end if (match := _pattern(marker).search(turn))]
-    turn = turn[: min(ends, default=len(turn))]
+    turn = turn[: min(ends, default=0 if closed else len(turn))]
     special = set(tokenizer.all_special_tokens) - {image}
     parts = [_without(part, special).strip() for part in turn.split(image)]
     return strip_instructions(parts[-1] or "\n".join(part for part in parts if part))

@@ -53,6 +53,8 @@ class Backbone(ABC):
     Attributes:
         family: Name of the family, as in ``PruningConfig.backbone.family``.
         model_types: ``config.model_type`` of the models it serves.
+        image_inputs: Names of the model inputs that ``prepare`` stands in for; the first one is
+            there when a call has images.
         model: The loaded model, with its language-model head.
         processor: Its processor.
         image_token_id: Id of the placeholder that stands for one visual token.
@@ -63,6 +65,7 @@ class Backbone(ABC):
 
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -167,7 +170,7 @@ class Backbone(ABC):
 
     # -- the prompt ---------------------------------------------------------------------
 
-    def question(self, input_ids: Tensor) -> str:
+    def question(self, input_ids: Tensor, *, closed: bool = False) -> str:
         """Recover the question from the ids of one row.
 
         The last user turn's text under the processor's chat template, after its last image, with
@@ -176,11 +179,15 @@ class Backbone(ABC):
 
         Args:
             input_ids: Shape (S,), padding allowed.
+            closed: Give the text only of a turn that the template ends: set it where ids may hold
+                an answer without a mark of its beginning.
 
         Returns:
             The question, possibly empty.
         """
-        return extract_question(input_ids, self.tokenizer, self.image_token_id, self.markers)
+        return extract_question(
+            input_ids, self.tokenizer, self.image_token_id, self.markers, closed=closed
+        )
 
     @property
     def markers(self) -> ChatMarkers:

@@ -1,0 +1,91 @@
+"""Does a pruning config fit a model, and is what it pins installed?"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import PurePath
+from typing import Any
+
+from resprune.backbones.base import Backbone
+from resprune.config import BackboneRef, NounOptions, PruningConfig
+from resprune.errors import ConfigError
+from resprune.nouns import NounExtractor
+from resprune.selection import needed_signals
+
+
+def check_fit(config: PruningConfig, backbone: Backbone) -> None:
+    """Check a config against a loaded model.
+
+    Args:
+        config: The pruning config.
+        backbone: The model's backbone.
+
+    Raises:
+        ConfigError: It was made for another family or embedding width.
+        UnsupportedModelError: Its default entry needs a signal that the model does not have.
+    """
+    if config.backbone is not None:
+        _check_reference(config.backbone, backbone)
+    backbone.require_signals(needed_signals(config.entry(), config))
+
+
+def make_extractor(options: NounOptions) -> NounExtractor:
+    """Make the noun extractor that a config names.
+
+    Args:
+        options: The config's noun options.
+
+    Returns:
+        The extractor.
+
+    Raises:
+        ConfigError: The pinned pipeline's version is not the installed one.
+        PipelineError: The pinned pipeline is not installed.
+    """
+    extractor = NounExtractor(
+        options.pipeline, compounds=options.compounds, stop_nouns=options.stop_nouns
+    )
+    if options.version is not None and options.version != extractor.pipeline_version:
+        raise ConfigError(
+            f"the pruning config pins noun pipeline {extractor.pipeline_name} {options.version} "
+            f"and {extractor.pipeline_version} is installed; install that version, or tune again "
+            "and export"
+        )
+    return extractor
+
+
+def _check_reference(made_for: BackboneRef, backbone: Backbone) -> None:
+    if made_for.family != backbone.family:
+        raise ConfigError(
+            f"the pruning config was made for family {made_for.family!r} and the model is of "
+            f"family {backbone.family!r}; use a config tuned on this family"
+        )
+    if made_for.width is not None and made_for.width != backbone.width:
+        raise ConfigError(
+            f"the pruning config was made for embedding width {made_for.width} and the model has "
+            f"{backbone.width}; use a config tuned on this model"
+        )
+    here = backbone.model.config
+    name = getattr(here, "_name_or_path", None) or None
+    differing = [
+        f"{what} {theirs!r}, here {ours!r}"
+        for what, theirs, ours in (
+            ("model", made_for.id, _same_name(made_for.id, name)),
+            ("revision", made_for.revision, getattr(here, "_commit_hash", None)),
+            ("visual tokens", made_for.visual_tokens, backbone.visual_tokens),
+        )
+        if theirs is not None and ours is not None and theirs != ours
+    ]
+    if differing:
+        warnings.warn(
+            f"the pruning config was made for {'; '.join(differing)}: its settings may not be the "
+            "best ones here",
+            stacklevel=4,
+        )
+
+
+def _same_name(wanted: str | None, name: Any) -> Any:
+    """The model's name; a folder counts as the model that it is named after."""
+    if wanted is not None and name is not None and PurePath(wanted).name == PurePath(name).name:
+        return wanted
+    return name
