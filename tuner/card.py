@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -179,7 +180,7 @@ def _made(results: Results) -> str:
     ]
     listed = "\n".join(f"- {line}" for line in lines)
     return (
-        f"## How it was made\n\n{listed}\n\nThe three splits have no image in common. Intervals "
+        f"## How it was made\n\n{listed}\n\nThe splits have no image in common. Intervals "
         "are 95 % bootstrap intervals over images; differences are paired, that is, measured on "
         "the same samples. A difference whose interval covers zero is called within noise.\n"
     )
@@ -206,8 +207,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _text(value: object) -> str:
     """Escape a text that the study or model gave, for Markdown."""
-    plain = " ".join(str(value).split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", plain)
+    plain = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", plain)
 
 
 def _code(value: str) -> str:

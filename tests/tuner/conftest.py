@@ -2,10 +2,12 @@
 
 import base64
 import io
+import json
 import random
 
 import pytest
 
+from resprune.alpha import FEATURE_NAMES, PREDICTOR_FILE
 from studies.nano.scenes import generate_scene
 from tuner.results import Results
 
@@ -104,12 +106,12 @@ def synthetic_results():
             {"name": "paper-default", "budget": budget, "alpha": 0.75}
             | {"seed_strategy": "cls_attention", "score": interval(paper, 0.03)},
         ]
-        for strategy in ("cls_attention", "l2_norm"):
-            curves.append(
-                {"budget": budget, "seed_strategy": strategy, "split": "fit"}
-                | {"alphas": list(ALPHAS), "standard_errors": [0.008] * len(ALPHAS)}
-                | {"scores": [score(budget, a, strategy) for a in ALPHAS]}
-            )
+        curves += [
+            {"budget": budget, "seed_strategy": strategy, "split": "fit"}
+            | {"alphas": list(ALPHAS), "standard_errors": [0.008] * len(ALPHAS)}
+            | {"scores": [score(budget, a, strategy) for a in ALPHAS]}
+            for strategy in ("cls_attention", "l2_norm")
+        ]
         is_adaptive = gain > 0.01
         chosen.append(
             {"budget": budget, "alpha": "adaptive" if is_adaptive else fixed}
@@ -207,6 +209,24 @@ def synthetic_results():
     }
 
 
+def synthetic_predictor():
+    """Return the data of an alpha_predictor.json that gives every prompt the fixed alpha."""
+    budgets = [
+        {"budget": b, "mean_losses": [1 - s for s in LAW[b]], "strength": 0.0, "model": None}
+        for b in (11, 6)
+    ]
+    return {
+        "schema_version": 1,
+        "features": list(FEATURE_NAMES[:2]),
+        "center": [0.0, 0.0],
+        "scale": [1.0, 1.0],
+        "low": [0.0, 0.0],
+        "high": [1.0, 1.0],
+        "alphas": list(ALPHAS),
+        "budgets": budgets,
+    }
+
+
 @pytest.fixture
 def results_data():
     """A fresh dict to change."""
@@ -220,8 +240,9 @@ def results(results_data):
 
 @pytest.fixture
 def run_dir(tmp_path, results):
-    """A run folder that holds results.json and nothing else."""
+    """A run folder as a study leaves it, as far as export and report read it."""
     folder = tmp_path / "runs" / "nano-llava"
     folder.mkdir(parents=True)
     results.save(folder)
+    (folder / PREDICTOR_FILE).write_text(json.dumps(synthetic_predictor()))
     return folder
