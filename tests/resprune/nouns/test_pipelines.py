@@ -106,10 +106,9 @@ def test_loading_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_spacy_is_imported_when_a_prompt_comes() -> None:
+def test_spacy_is_not_imported_before_a_prompt_comes() -> None:
     code = (
         "import sys, resprune.nouns as n; e = n.NounExtractor(n.EMBEDDED); e.pipeline_version; "
-        "assert not {'spacy', 'torch'} & set(sys.modules); "
-        "assert e.nouns('Is the dog wet?') == ['dog']; assert 'spacy' in sys.modules"
+        "e.nouns(''); assert not {'spacy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

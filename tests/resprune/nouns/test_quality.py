@@ -1,4 +1,10 @@
-"""Quality, speed and size of the embedded pipeline; see docs/log.md for the dated figures."""
+"""Quality of the embedded pipeline on hand-written prompts and a treebank.
+
+``prompts.jsonl`` was written before any pipeline was trained; the mistakes that the first one made
+on it led to more verbs and adjectives in the templates. ``prompts_later.jsonl``, harder, with more
+verbs, was written after that change and before the shipped pipeline had seen it: nothing was
+changed on account of it. Dated figures are in docs/log.md.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +21,18 @@ HERE = Path(__file__).parent
 
 
 def test_hand_written_prompts() -> None:
+    extractor = NounExtractor(EMBEDDED)
     prompts = evaluate.read_prompts(HERE / "prompts.jsonl")
+    later = evaluate.read_prompts(HERE / "prompts_later.jsonl")
     assert len(prompts) >= 120
-    assert evaluate.prompt_score(prompts, NounExtractor(EMBEDDED)).f1 >= 0.96
+    assert evaluate.prompt_score(prompts, extractor).f1 >= 0.96
+    assert evaluate.prompt_score(later, extractor).f1 >= 0.94
+    assert evaluate.prompt_score(prompts + later, extractor).f1 >= 0.96
 
 
-def test_gold_nouns_stand_in_their_prompts_in_order() -> None:
-    for prompt, nouns in evaluate.read_prompts(HERE / "prompts.jsonl"):
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts_later.jsonl"])
+def test_gold_nouns_stand_in_their_prompts_in_order(name: str) -> None:
+    for prompt, nouns in evaluate.read_prompts(HERE / name):
         at = 0
         for noun in nouns:
             at = prompt.index(noun, at) + len(noun)
