@@ -1,0 +1,99 @@
+"""Loading the model that a study names: an embedded one, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resprune import backbones
+from resprune.backbones import Backbone
+from resprune.errors import StudyError, near_names
+from studies import nano
+from tuner.study import BackboneSection
+
+
+def model_source(name: str) -> str:
+    """Return where ``from_pretrained`` finds a model.
+
+    Args:
+        name: Name of an embedded model, a folder, or a hub id.
+
+    Returns:
+        A folder, or the hub id.
+
+    Raises:
+        StudyError: Neither; near names are suggested.
+    """
+    if name in nano.model_names():
+        return str(nano.model_dir(name))
+    if Path(name).is_dir():
+        return name
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise StudyError(
+            f"backbone.model: {name!r} is no embedded model, no folder and no hub id of the form "
+            f"user/name. {near_names(name, nano.model_names()) if nano.model_names() else ''}"
+        )
+    return name
+
+
+def is_local(section: BackboneSection) -> bool:
+    """Say whether the model needs no hub."""
+    return Path(model_source(section.model)).is_dir()
+
+
+def load_backbone(section: BackboneSection) -> Backbone:
+    """Load model and processor, and choose the backbone.
+
+    Args:
+        section: What the study says.
+
+    Returns:
+        The backbone, its model in evaluation mode on its device.
+
+    Raises:
+        StudyError: The model cannot be loaded, or is of another family than the study says.
+        UnsupportedModelError: No backbone serves it.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    source = model_source(section.model)
+    options: dict[str, Any] = {"attn_implementation": section.attn, "trust_remote_code": False}
+    options["dtype"] = "auto" if section.dtype == "auto" else getattr(torch, section.dtype)
+    if section.revision is not None:
+        options["revision"] = section.revision
+    try:
+        processor = AutoProcessor.from_pretrained(
+            source, revision=section.revision, trust_remote_code=False
+        )
+        model = AutoModelForImageTextToText.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise StudyError(
+            f"backbone.model: {section.model!r} cannot be loaded "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); give an embedded "
+            f"model ({', '.join(nano.model_names()) or 'none shipped'}), a folder or a hub id"
+        ) from error
+    model = model.to(_device(section.device)).eval()
+    backbone = backbones.for_model(model, processor)
+    if section.family is not None and section.family != backbone.family:
+        raise StudyError(
+            f"backbone.family: the study says {section.family!r} and {section.model} is of the "
+            f"family {backbone.family!r}; write that, or leave the key out"
+        )
+    return backbone
+
+
+def use_all_cores() -> None:
+    """Let torch use every core, unless the user has set OMP_NUM_THREADS."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise StudyError(f"backbone.device: {name!r}, but torch sees no GPU; write 'auto' or 'cpu'")
+    return torch.device(name)

@@ -1,0 +1,305 @@
+"""The Optuna side of a study: search space, sampler, journal, and one trial after another.
+
+Every trial's sampler is seeded from (study seed, trial number) and trials run one by one, so a
+study that was interrupted and resumed goes through the same trials as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resprune.config import PAPER_DEFAULTS, UNTESTED_DEFAULT
+from resprune.errors import StudyError
+from tuner.evaluate import Setting
+from tuner.results import TrialResult
+from tuner.study import AlphaRange, StudyConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL_FILE = "study.journal"
+_STARTUP_TRIALS = 12
+_OPTIONS = ("pooling", "normalization", "positions")
+Params = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a trial measured.
+
+    Attributes:
+        score: Mean score on the tune split.
+        floor: Score that the objective ``quality-floor`` asks for, else None.
+    """
+
+    score: float
+    floor: float | None = None
+
+
+class Search:
+    """A study's search, stored in the journal of its run folder.
+
+    Args:
+        study: The study.
+        counts: Count of tokens by budget.
+        family: Backbone family, whose paper default is tried first.
+        run_dir: The run folder.
+
+    Raises:
+        StudyError: The journal is damaged or cannot be written.
+    """
+
+    def __init__(
+        self, study: StudyConfig, counts: Mapping[int | float, int], family: str, run_dir: Path
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._config = study
+        self._counts = list(counts.values())
+        self._space = self._distributions()
+        path = run_dir / JOURNAL_FILE
+        mend_journal(path)
+        try:
+            storage = optuna.storages.JournalStorage(
+                optuna.storages.journal.JournalFileBackend(str(path))
+            )
+            directions = {
+                "pareto": ["maximize", "minimize"],
+                "fixed-budget": ["maximize"],
+                "quality-floor": ["minimize"],
+            }[study.study.objective.kind]
+            self._study = optuna.create_study(
+                study_name=study.study.name,
+                storage=storage,
+                directions=directions,
+                sampler=self._sampler(0),
+                load_if_exists=True,
+            )
+            self._enqueue_paper_default(family)
+        except OSError as error:
+            raise StudyError(f"{path}: cannot be written ({error.strerror})") from error
+        except (KeyError, ValueError, AssertionError) as error:
+            raise StudyError(
+                f"{path}: not a journal that can be resumed ({type(error).__name__}: {error}); "
+                "move it away to start again (outcomes already computed are kept)"
+            ) from error
+
+    # -- running ------------------------------------------------------------------------
+
+    def run(
+        self,
+        evaluate: Callable[[Setting, int], Scored],
+        report: Callable[[TrialResult], None] | None = None,
+    ) -> None:
+        """Run the trials that are missing.
+
+        Args:
+            evaluate: Scores a setting at a budget on the tune split.
+            report: Called after each trial.
+        """
+        import optuna
+
+        kind = self._config.study.objective.kind
+        while self.finished < self._config.study.trials:
+            trial = self._next()
+            params: Params = {
+                name: trial._suggest(name, space) for name, space in self._space.items()
+            }
+            setting, budget = self.setting(params)
+            begin = time.perf_counter()
+            scored = evaluate(setting, budget)
+            trial.set_user_attr("score", scored.score)
+            trial.set_user_attr("budget", budget)
+            trial.set_user_attr("seconds", round(time.perf_counter() - begin, 4))
+            if scored.floor is not None:
+                trial.set_constraint("quality-floor", scored.floor - scored.score)
+            values = {
+                "pareto": [scored.score, float(budget)],
+                "fixed-budget": [scored.score],
+                "quality-floor": [float(budget)],
+            }[kind]
+            self._study.tell(trial, values, state=optuna.trial.TrialState.COMPLETE)
+            if report is not None:
+                report(self.trials()[-1])
+
+    @property
+    def finished(self) -> int:
+        """Trials that are complete."""
+        return len(self.trials())
+
+    def trials(self) -> list[TrialResult]:
+        """Return the complete trials by number."""
+        import optuna
+
+        states = (optuna.trial.TrialState.COMPLETE,)
+        return [
+            TrialResult(
+                number=trial.number,
+                params=dict(trial.params),
+                budget=int(trial.user_attrs["budget"]),
+                score=float(trial.user_attrs["score"]),
+                state="complete",
+                seconds=float(trial.user_attrs["seconds"]),
+            )
+            for trial in self._study.get_trials(deepcopy=False, states=states)
+        ]
+
+    def importances(self) -> dict[str, float]:
+        """Return how much of the score each parameter explains, summing to 1 (PED-ANOVA).
+
+        Empty where there are too few trials, or nothing varies.
+        """
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = optuna.importance.get_param_importances(
+                    self._study, target=lambda trial: float(trial.user_attrs["score"])
+                )
+            except (ValueError, RuntimeError):
+                return {}
+        return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+
+    def setting(self, params: Mapping[str, float | int | str]) -> tuple[Setting, int]:
+        """Return the setting and the budget of a trial's parameters."""
+        defaults = {name: getattr(self._config.search, name)[0] for name in _OPTIONS}
+        chosen = {name: str(params.get(name, default)) for name, default in defaults.items()}
+        strategy = str(params.get("seed_strategy", self._config.search.seed_strategy[0]))
+        setting = Setting(alpha=float(params["alpha"]), seed_strategy=strategy, **chosen)
+        return setting, int(params.get("budget", self._counts[0]))
+
+    # -- the space ----------------------------------------------------------------------
+
+    def _distributions(self) -> dict[str, Any]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        search = self._config.search
+        space: dict[str, Any] = {}
+        if isinstance(search.alpha, AlphaRange):
+            space["alpha"] = FloatDistribution(
+                search.alpha.low, search.alpha.high, step=search.alpha.step
+            )
+        else:
+            space["alpha"] = CategoricalDistribution([float(alpha) for alpha in search.alpha])
+        for name in ("seed_strategy", *_OPTIONS):
+            values = getattr(search, name)
+            if len(values) > 1:
+                space[name] = CategoricalDistribution(list(values))
+        if len(self._counts) > 1:
+            space["budget"] = CategoricalDistribution(self._counts)
+        return space
+
+    def _enqueue_paper_default(self, family: str) -> None:
+        alpha, strategy = paper_default(family)
+        search = self._config.search
+        if not search.covers(alpha, strategy):
+            return
+        for count in self._counts:
+            params: Params = {"alpha": alpha, "seed_strategy": strategy, "budget": count}
+            params |= {name: getattr(search, name)[0] for name in _OPTIONS}
+            known = {name: value for name, value in params.items() if name in self._space}
+            self._study.enqueue_trial(known, skip_if_exists=True)
+
+    def _sampler(self, number: int) -> Any:
+        import optuna
+
+        seed = np.random.SeedSequence([self._config.study.seed, number]).generate_state(1)[0]
+        return optuna.samplers.TPESampler(
+            seed=int(seed), n_startup_trials=_STARTUP_TRIALS, constant_liar=False
+        )
+
+    def _next(self) -> optuna.trial.Trial:
+        """Go on with the trial that an interruption left running, else ask for the next one."""
+        import optuna
+
+        trials = self._study.get_trials(deepcopy=False)
+        left = [t for t in trials if t.state == optuna.trial.TrialState.RUNNING]
+        waiting = [t for t in trials if t.state == optuna.trial.TrialState.WAITING]
+        upcoming = (left or waiting)[0].number if left or waiting else len(trials)
+        self._study.sampler = self._sampler(upcoming)
+        return optuna.trial.Trial(self._study, left[0]._trial_id) if left else self._study.ask()
+
+
+def paper_default(family: str) -> tuple[float, str]:
+    """Return alpha and seed strategy that the paper names for a family (arXiv 2603.21105)."""
+    return PAPER_DEFAULTS.get(family, UNTESTED_DEFAULT)
+
+
+def mend_journal(path: Path) -> None:
+    """Drop a torn last line, which a kill can leave; refuse a journal damaged elsewhere.
+
+    Args:
+        path: The journal; it may not exist yet.
+
+    Raises:
+        StudyError: A line that is not the last is damaged; the message says how to go on.
+    """
+    if not path.is_file():
+        return
+    for stale in path.parent.glob(f"{path.name}.lock*"):  # of a process that was killed
+        stale.unlink(missing_ok=True)
+    raw = path.read_bytes()
+    good = 0
+    lines = raw.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not _whole(line):
+            if number < len(lines):
+                raise StudyError(
+                    f"{path}: damaged at line {number} of {len(lines)}; restore it from a copy, "
+                    "or move it away to start again (outcomes already computed are kept)"
+                )
+            warnings.warn(
+                f"{path}: the last line was torn by an interruption and is dropped; its step is "
+                "repeated",
+                stacklevel=2,
+            )
+            os.truncate(path, good)
+            return
+        good += len(line)
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def only_one(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder, so that no second process works on it.
+
+    Raises:
+        StudyError: Another process holds it, or it cannot be written.
+    """
+    path = run_dir / ".lock"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise StudyError(
+            f"{run_dir}: cannot be written ({error.strerror}); change its permissions or choose "
+            "another folder with --runs"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(
+                f"{run_dir}: another process is running this study; wait for it to end, or choose "
+                "another folder with --runs"
+            ) from None
+        yield
