@@ -41,9 +41,7 @@ def example(seed):
     file = io.BytesIO()
     scene.image.save(file, "PNG")
     thing = scene.objects[0]
-    near = [
-        (thing.row + dr) * 14 + thing.column + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)
-    ]
+    near = [(thing.row + dr) * 14 + thing.column + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
     panels = []
     for label, alpha, first in (("tuned", 0.25, 3), ("adaptive", 2.0, 8)):
         kept = sorted({*near[:first], *rng.sample(range(196), 11)})[:11]

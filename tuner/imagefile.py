@@ -1,0 +1,105 @@
+"""Opening an image file that may come from anyone, and drawing kept tokens on it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+from resprune.errors import ResPruneError
+
+# what cameras and browsers write; others (EPS runs Ghostscript) are not opened at all
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 2**26
+_DROPPED = 0.74  # how far a dropped token is faded towards white
+_OUTLINE = (0, 114, 178)
+_LEAST_SIDE = 448  # small images are enlarged, so that outlines do not cover them
+
+Box = Sequence[float]
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file.
+
+    Args:
+        path: The file; of several frames the first is taken.
+
+    Returns:
+        RGB, upright (its EXIF orientation applied).
+
+    Raises:
+        ResPruneError: Missing, no image, damaged, or over 2^26 pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # the check below refuses with the size, before anything is decoded
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ResPruneError(
+                        f"{path}: {image.width} x {image.height} pixels are more than the "
+                        f"{MAX_PIXELS:,} that are opened; make it smaller"
+                    )
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError:
+        raise ResPruneError(
+            f"{path}: more pixels than the {MAX_PIXELS:,} that are opened; make it smaller"
+        ) from None
+    except UnidentifiedImageError:
+        raise ResPruneError(
+            f"{path}: not an image; give a file of one of the formats {', '.join(FORMATS)}"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise ResPruneError(f"{path}: cannot be read as an image ({reason})") from error
+    except (SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise as well
+        if isinstance(error, ResPruneError):
+            raise
+        raise ResPruneError(f"{path}: a damaged image ({error})") from error
+
+
+def draw_kept(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
+    """Draw which visual tokens were kept: dropped ones faded, kept ones outlined.
+
+    Args:
+        image: RGB.
+        boxes: x0, y0, x1, y1 of each kept token, in the image's pixels; what lies outside the
+            image is cut off.
+
+    Returns:
+        A new image, enlarged by a whole factor where it is small.
+    """
+    factor = max(1, -(-_LEAST_SIDE // max(image.size)))
+    width, height = image.width * factor, image.height * factor
+    large = image.resize((width, height), Image.Resampling.NEAREST)
+    drawn = Image.blend(large, Image.new("RGB", large.size, "white"), _DROPPED)
+    corners = [tuple(round(side * factor) for side in box) for box in boxes]
+    for x0, y0, x1, y1 in corners:
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left < right and top < bottom:
+            drawn.paste(large.crop((left, top, right, bottom)), (left, top))
+    pen = ImageDraw.Draw(drawn)
+    line = max(1, max(drawn.size) // 400)
+    for x0, y0, x1, y1 in corners:
+        if x0 < x1 and y0 < y1:
+            pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=_OUTLINE, width=line)
+    return drawn
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG beside its place and rename it.
+
+    Raises:
+        ResPruneError: It cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        image.save(beside, "PNG")
+        os.replace(beside, path)
+    except OSError as error:
+        raise ResPruneError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,199 @@
+"""Answer one question about one image, with and without pruning, and say what was kept.
+
+`resprune-tune predict DIR --image X --question Q [--budget N] [--draw kept.png]`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from resprune.config import PruningConfig
+from resprune.errors import ResPruneError
+from tuner.imagefile import draw_kept, open_image, save_png
+
+if TYPE_CHECKING:
+    from resprune.backbones import Backbone
+
+MAX_NEW_TOKENS = 64
+
+
+class Answer(BaseModel):
+    """What the model said, and how long it took.
+
+    Attributes:
+        text: The answer.
+        seconds: From the processor's output to the answer: encoding the image, choosing tokens
+            (when pruned) and the language model.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    seconds: float
+
+
+class PredictResult(BaseModel):
+    """One question answered with and without pruning.
+
+    Attributes:
+        question: The question.
+        model: The model that answered.
+        pruned: The answer from the kept tokens.
+        unpruned: The answer from all of them.
+        same: Whether both say the same.
+        budget: The entry of the config that was used.
+        visual_tokens: Visual tokens T of the image.
+        tokens_kept: How many were kept.
+        kept: Their indices, rising.
+        grid: Rows and columns of the visual tokens; token i lies at divmod(i, columns).
+        nouns: Nouns found in the question.
+        alpha: The alpha used; chosen for this prompt when `adaptive`.
+        adaptive: Whether alpha was chosen for this prompt.
+        seed_strategy: The seed strategy used.
+        timings: Milliseconds of each step of the pruned answer.
+        drawn: The file that the kept tokens were drawn to, or None.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    model: str
+    pruned: Answer
+    unpruned: Answer
+    same: bool
+    budget: int | float
+    visual_tokens: int
+    tokens_kept: int
+    kept: list[int]
+    grid: tuple[int, int]
+    nouns: list[str]
+    alpha: float
+    adaptive: bool
+    seed_strategy: str
+    timings: dict[str, float]
+    drawn: str | None = None
+
+
+def predict(
+    config_dir: Path,
+    image: Path,
+    question: str,
+    budget: int | float | None = None,
+    model: str | None = None,
+    *,
+    draw: Path | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> PredictResult:
+    """Answer one question about one image, with and without pruning.
+
+    The model decodes greedily. One call comes first and is not timed, so that neither answer
+    bears the start-up.
+
+    Args:
+        config_dir: An exported config.
+        image: An image file.
+        question: What to ask.
+        budget: An entry of the config; None for its default.
+        model: Name of an embedded model, a folder or a hub id; None for the model that the
+            config was made for.
+        draw: Where to write a PNG of the image with the kept tokens, or None.
+        max_new_tokens: Longest answer, in tokens.
+
+    Returns:
+        Both answers and what was kept.
+
+    Raises:
+        ResPruneError: A config, image, question, budget or model that cannot be used; each is
+            checked before the model is loaded.
+    """
+    config = PruningConfig.from_pretrained(config_dir)
+    entry = config.entry(budget)
+    picture = open_image(image)
+    question = question.strip()
+    if not question:
+        raise ResPruneError("the question is empty; ask something about the image")
+    backbone = _load(config, model, str(config_dir))
+    marker = backbone.tokenizer.convert_ids_to_tokens(backbone.image_token_id)
+    if marker in question:
+        raise ResPruneError(
+            f"the question contains {marker!r}, which stands for an image; leave it out"
+        )
+    prompt = backbone.chat_prompt(question)
+    inputs = backbone.processor(images=picture, text=prompt, return_tensors="pt")
+    inputs = inputs.to(backbone.model.device)
+
+    options = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    from resprune import attach
+
+    with attach(backbone.model, backbone.processor, config) as attachment:
+        # start-up is paid here; another question, so that reading this one is timed
+        backbone.model.generate(**inputs, max_new_tokens=1, do_sample=False, query="start-up")
+        pruned = _answer(backbone, inputs, {**options, "budget": budget})
+        call = attachment.last
+    whole = _answer(backbone, inputs, options)
+    if call is None or not call.pruned:
+        raise ResPruneError(f"{image}: nothing was pruned; the model saw no image")
+    kept = [int(i) for i in call.kept[0]]
+    if draw is not None:
+        _draw(backbone, inputs, picture, kept, Path(draw))
+    return PredictResult(
+        question=question,
+        model=str(model or (config.backbone.id if config.backbone else "")),
+        pruned=pruned,
+        unpruned=whole,
+        same=pruned.text.casefold() == whole.text.casefold(),
+        budget=entry.budget,
+        visual_tokens=call.visual_tokens[0],
+        tokens_kept=len(kept),
+        kept=kept,
+        grid=call.grids[0],
+        nouns=call.nouns[0],
+        alpha=call.alphas[0],
+        adaptive=entry.alpha == "adaptive",
+        seed_strategy=call.seed_strategy,
+        timings=call.timings,
+        drawn=None if draw is None else str(draw),
+    )
+
+
+def _load(config: PruningConfig, model: str | None, where: str) -> Backbone:
+    """Load the model that is named, or else the one the config was made for."""
+    from tuner.models import load_backbone
+    from tuner.study import BackboneSection
+
+    made_for = config.backbone
+    if model is None and (made_for is None or made_for.id is None):
+        raise ResPruneError(f"{where}: the config names no model; name one with --model")
+    revision = made_for.revision if model is None and made_for else None
+    name = model if model is not None else str(made_for.id if made_for else "")
+    if not name.strip():
+        raise ResPruneError("--model is empty; give an embedded model, a folder or a hub id")
+    return load_backbone(BackboneSection(model=name, revision=revision))
+
+
+def _answer(backbone: Backbone, inputs: Any, options: Mapping[str, Any]) -> Answer:
+    start = time.perf_counter()
+    output = backbone.model.generate(**inputs, **options)
+    if output.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    new = output[0, inputs["input_ids"].shape[1] :]
+    text = backbone.tokenizer.decode(new, skip_special_tokens=True)
+    return Answer(text=str(text).strip(), seconds=seconds)
+
+
+def _draw(backbone: Backbone, inputs: Any, picture: Any, kept: list[int], path: Path) -> None:
+    visual = backbone.encode(inputs, image_sizes=[(picture.height, picture.width)])[0]
+    if visual.boxes is None:
+        raise ResPruneError(
+            f"{path}: where the tokens of this model lie in the image is not known; leave --draw "
+            "out"
+        )
+    save_png(draw_kept(picture, visual.boxes[kept].tolist()), path)
