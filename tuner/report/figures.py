@@ -81,7 +81,7 @@ def pareto(results: Results, scale: Scale) -> Figure:
             "x": [t.budget * (1 + s) for t, s in zip(done, spread, strict=True)],
             "y": [t.score * factor for t in done],
             "text": [_trial_text(t) for t in done],
-            "hovertemplate": "%{text}<br>score %{y:.1f}<extra>trial, tune split</extra>",
+            "hovertemplate": _hover(scale, "%{text}", "trial, tune split"),
             "marker": {"color": FAINT, "size": 6, "line": {"width": 0}},
         },
         {
@@ -102,9 +102,9 @@ def pareto(results: Results, scale: Scale) -> Figure:
         )
         if rows:
             xs = [(r.budget or 0) * sides.get(name, 1.0) for r in rows]
-            trace = _points(name, xs, [r.score for r in rows], factor)
+            trace = _points(name, xs, [r.score for r in rows], scale)
             trace["text"] = [f"{r.budget} tokens, alpha {alpha_text(r.alpha)}" for r in rows]
-            trace["hovertemplate"] = "%{text}<br>score %{y:.1f}<extra>%{fullData.name}</extra>"
+            trace["hovertemplate"] = _hover(scale, "%{text}")
             if name in ("random", "paper-default"):
                 trace |= {"mode": "lines+markers"}
                 trace["line"] = {"color": METHOD_COLORS[name], "width": 1, "dash": "dot"}
@@ -115,7 +115,7 @@ def pareto(results: Results, scale: Scale) -> Figure:
     if unpruned is not None:
         if results.model.visual_tokens:
             ticks.append(results.model.visual_tokens)
-            data.append(_points("unpruned", [ticks[-1]], [unpruned.score], factor))
+            data.append(_points("unpruned", [ticks[-1]], [unpruned.score], scale))
         y = unpruned.score.mean * factor
         shapes = [
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y}
@@ -154,7 +154,7 @@ def alpha_curves(results: Results, scale: Scale, split: str, budget: int) -> Fig
                 "line": {"color": color, "dash": dash, "width": 2},
                 "marker": {"color": color, "symbol": symbol, "size": 7},
                 "text": [alpha_text(a) for a in curve.alphas],
-                "hovertemplate": "alpha %{text}<br>score %{y:.1f}<extra>%{fullData.name}</extra>",
+                "hovertemplate": _hover(scale, "alpha %{text}"),
             }
         )
     shapes = []
@@ -211,7 +211,7 @@ def adaptive_gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
                 "marker": {"color": METHOD_COLORS[name], "symbol": METHOD_SYMBOLS[name]}
                 | {"size": 11},
                 "text": [f"{r.budget} tokens" for r in rows],
-                "hovertemplate": "%{text}: %{x:+.1f}<extra>%{fullData.name}</extra>",
+                "hovertemplate": _hover(scale, "%{text}", axis="x:+"),
             }
         )
     unit = "points" if scale.percent else "score"
@@ -269,6 +269,11 @@ def _factor(scale: Scale) -> float:
     return 100.0 if scale.percent else 1.0
 
 
+def _hover(scale: Scale, lead: str, name: str = "%{fullData.name}", axis: str = "y:") -> str:
+    digits = ".1f" if scale.percent else ".3f"
+    return f"{lead}<br>score %{{{axis}{digits}}}<extra>{name}</extra>"
+
+
 def _title(text: str) -> dict[str, Any]:
     return {"title": {"text": text, "font": {"size": 13}, "standoff": 8}}
 
@@ -290,9 +295,9 @@ def _error(intervals: Sequence[Interval], factor: float, color: str) -> dict[str
 
 
 def _points(
-    name: str, xs: Sequence[float], scores: Sequence[Interval], factor: float
+    name: str, xs: Sequence[float], scores: Sequence[Interval], scale: Scale
 ) -> dict[str, Any]:
-    color = METHOD_COLORS[name]
+    color, factor = METHOD_COLORS[name], _factor(scale)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -301,7 +306,7 @@ def _points(
         "y": [s.mean * factor for s in scores],
         "error_y": _error(scores, factor, color),
         "marker": {"color": color, "symbol": METHOD_SYMBOLS[name], "size": 10},
-        "hovertemplate": "score %{y:.1f}<extra>%{fullData.name}</extra>",
+        "hovertemplate": _hover(scale, "all tokens"),
     }
 
 

@@ -208,12 +208,13 @@ def _adaptive(page: _Page, results: Results, scale: Scale) -> str:
     legend = chip("adaptive", "adaptive alpha") + chip("group", "best alpha per question group")
     legend += chip("tuned", "zero: the best fixed alpha")
     rows = sorted(results.adaptive, key=lambda r: -r.budget)
+    gains = page.figure(figures.adaptive_gains(rows, scale))
     plots = "".join(
         page.figure(figures.alpha_histogram(row), f"{row.budget} tokens") for row in rows
     )
     parts = [
         f'<p class="legend">{legend}</p>',
-        page.figure(figures.adaptive_gains(rows, scale)),
+        gains,
         tables.adaptive(results, scale),
         '<p class="note">Best per question group knows the kind of question, which a user\'s '
         "prompt does not say. Best per question knows the right answer: no predictor can reach "
