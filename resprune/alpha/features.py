@@ -79,10 +79,11 @@ MAP_FEATURES: tuple[str, ...] = FEATURE_NAMES[FEATURE_NAMES.index("map_max") :]
 
 _INDEX = {name: i for i, name in enumerate(FEATURE_NAMES)}
 _MAX_NOUNS = 16  # bounds the cost on prompts of any length
-_MAX_TAGS = 256
+_MAX_WORDS = 256
 _MAX_CHARS = 4000
 _OPTION = re.compile(r"(?:^|[\s(])[A-Ha-h][.):](?=\s|$)")
-_PUNCTUATION = frozenset(",.;:!?\n")
+_WORD = re.compile(r"[\w']+|[^\w\s]")
+_PUNCTUATION = frozenset(",.;:!?")
 
 
 class Tagged(Protocol):
@@ -142,18 +143,18 @@ def prompt_features(context: PromptContext) -> npt.NDArray[np.float64]:
 
 
 def _word_features(context: PromptContext) -> dict[str, float]:
-    tags = list(context.tags[:_MAX_TAGS])
-    words = [tag.text.lower() for tag in tags]
+    # words come from the text itself, so that they do not hang on the tagger's tokens
     text = context.question[:_MAX_CHARS]
-    if not words:
-        words = re.findall(r"\w+|[^\w\s]", text.lower())[:_MAX_TAGS]
+    words = _WORD.findall(text.lower())[:_MAX_WORDS]
+    tags = context.tags[:_MAX_WORDS]
     spoken = [word for word in words if word[:1].isalnum()]
     nouns = len(context.nouns)
     counting = _counts(words)
     kind = "asks_how_many" if counting else _question_kind(words)
     adjectives, modified, heads = 0, 0, 0
     after_attribute = False
-    for tag, word in zip(tags, words, strict=False):
+    for tag in tags:
+        word = tag.text.lower()
         attribute = word in COLORS or (
             tag.pos == "ADJ" and word not in COMPARISON and word not in {"many", "much"}
         )

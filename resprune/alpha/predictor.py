@@ -20,7 +20,7 @@ Budget = int | float
 _MAX_ALPHA = 16.0
 _MAX_ALPHAS = 64
 _MAX_BUDGETS = 64
-_MAX_LOSS = 1e6
+_MIN_SCALE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class AlphaPredictor:
     Args:
         feature_names: Which of `FEATURE_NAMES` are used (F').
         center: (F',) mean of each in fitting.
-        scale: (F',) standard deviation of each, above 0.
+        scale: (F',) standard deviation of each, or 1 where it does not vary.
         low: (F',) least value seen.
         high: (F',) greatest value seen.
         alphas: (A,) grid, rising.
@@ -222,8 +222,8 @@ class AlphaPredictor:
         center, scale, low, high = (
             place.numbers(key, (count,)) for key in ("center", "scale", "low", "high")
         )
-        if np.any(scale <= 0):
-            raise place.error("scale", "must be above 0")
+        if np.any(scale < _MIN_SCALE):
+            raise place.error("scale", f"must be at least {_MIN_SCALE:g}")
         if np.any(low > high):
             raise place.error("low", "must not exceed high")
         alphas = place.numbers("alphas", (None,), most=_MAX_ALPHAS)
@@ -256,8 +256,6 @@ def _read_budget(place: Place, features: int, alphas: int) -> BudgetModel:
     if not count and not (type(budget) is float and 0.0 < budget <= 1.0):
         raise place.error("budget", f"expected a count or a ratio up to 1.0, got {budget!r}")
     losses = place.numbers("mean_losses", (alphas,))
-    if np.any(np.abs(losses) > _MAX_LOSS):
-        raise place.error("mean_losses", f"must lie within +-{_MAX_LOSS:g}")
     strength = place.number("strength", 0.0, 1.0)
     regressor = None
     if place.get("model") is not None:
