@@ -105,13 +105,19 @@ def extract_question(
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     image = str(tokenizer.convert_ids_to_tokens(image_token_id))
     begins = [match.end() for marker in markers.user for match in _pattern(marker).finditer(text)]
-    begin = max(begins, default=text.rfind(image) + len(image) if image in text else 0)
-    turn = text[begin:]
-    ends = [match.start() for marker in markers.end if (match := _pattern(marker).search(turn))]
-    turn = turn[: min(ends, default=0 if closed else len(turn))]
     special = set(tokenizer.all_special_tokens) - {image}
-    parts = [_without(part, special).strip() for part in turn.split(image)]
-    return strip_instructions(parts[-1] or "\n".join(part for part in parts if part))
+
+    def turn_from(begin: int) -> str:
+        turn = text[begin:]
+        ends = [match.start() for marker in markers.end if (match := _pattern(marker).search(turn))]
+        turn = turn[: min(ends, default=0 if closed else len(turn))]
+        parts = [_without(part, special).strip() for part in turn.split(image)]
+        return strip_instructions(parts[-1] or "\n".join(part for part in parts if part))
+
+    if begins:
+        return turn_from(max(begins))
+    after_image = text.rfind(image) + len(image) if image in text else 0
+    return turn_from(after_image) or turn_from(0)
 
 
 def strip_instructions(text: str) -> str:

@@ -1,0 +1,500 @@
+"""Conformance suite for backbones.
+
+Point it at an adapter and a tiny model, and get pytest cases:
+
+    class TestMine(BackboneConformance):
+        @pytest.fixture(scope="class")
+        def case(self) -> Case:
+            return Case(model, processor, images)
+
+What is expected is built by hand from embeddings and positions, by code that shares nothing with
+``resprune.prepare``.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import resprune
+from resprune.attachment import Attachment
+from resprune.backbones import Backbone, for_model
+from resprune.config import PruningConfig
+
+QUESTIONS = (
+    "What color is the dog on the left?",
+    "How many people are there?\nAnswer the question using a single word or phrase.",
+    "Is there a fire hydrant near the table?",
+)
+NEW_TOKENS = 4
+FULL = 1.0
+
+
+@dataclass
+class Case:
+    """One backbone under test.
+
+    Attributes:
+        model: A tiny random model in float32 and eval mode whose generation config has no end
+            token, so that lengths are known.
+        processor: Its processor, with a chat template.
+        images: At least four images.
+        budget: Tokens to keep, fewer than any image has.
+        alpha: Alpha of the pruned cases.
+        seed_strategy: Seed strategy; None takes the first signal, or ``l2_norm`` without one.
+        tolerance: Largest difference of logits relative to the largest logit, in float32.
+        bf16_tolerance: The same in bfloat16.
+    """
+
+    model: Any
+    processor: Any
+    images: Sequence[Image.Image]
+    budget: int = 5
+    alpha: float = 0.75
+    seed_strategy: str | None = None
+    tolerance: float = 1e-5
+    bf16_tolerance: float = 5e-2
+    backbone: Backbone = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backbone = for_model(self.model, self.processor)
+
+    def config(self, budget: int | float | None = None, **options: Any) -> PruningConfig:
+        """Make the pruning config of a case."""
+        signals = self.backbone.seed_signals
+        strategy: Any = self.seed_strategy or (signals[0] if signals else "l2_norm")
+        return PruningConfig.single(
+            self.budget if budget is None else budget,
+            alpha=self.alpha,
+            seed_strategy=strategy,
+            **options,
+        )
+
+    def inputs(self, *rows: Sequence[int], side: str = "left") -> dict[str, Any]:
+        """Process a batch.
+
+        Args:
+            *rows: The images of each row, as indices into ``images``; none is a text-only row.
+            side: Padding side.
+
+        Returns:
+            The processor's output.
+        """
+        texts = [
+            self.backbone.chat_prompt(QUESTIONS[row % len(QUESTIONS)], len(used))
+            for row, used in enumerate(rows)
+        ]
+        images = [[self.images[i] for i in used] for used in rows]
+        return self.process(texts, images, side)
+
+    def process(
+        self, texts: list[str], images: list[list[Image.Image]], side: str
+    ) -> dict[str, Any]:
+        """Call the processor."""
+        options: dict[str, Any] = {"images": images} if any(images) else {}
+        return dict(
+            self.processor(
+                text=texts, return_tensors="pt", padding=True, padding_side=side, **options
+            )
+        )
+
+    def one(self, row: int, used: Sequence[int]) -> dict[str, Any]:
+        """Process one row of ``inputs`` alone, unpadded."""
+        text = self.backbone.chat_prompt(QUESTIONS[row % len(QUESTIONS)], len(used))
+        return self.process([text], [[self.images[i] for i in used]], "left")
+
+    # -- the oracle; override for a family with other positions or embeddings --------------
+
+    def oracle_embeddings(
+        self, inputs: Mapping[str, Any], kept: Sequence[Tensor], positions: str
+    ) -> tuple[Tensor, Tensor]:
+        """Build the shortened prompt of one unpadded row by hand.
+
+        Args:
+            inputs: The processor's output for one row.
+            kept: Kept indices of each of its images.
+            positions: ``keep`` or ``compact``.
+
+        Returns:
+            Embeddings (1, n, d) and position ids (1, n).
+        """
+        features = self.model.get_image_features(
+            pixel_values=inputs["pixel_values"], return_dict=True
+        ).pooler_output
+        embed = self.model.get_input_embeddings()
+        chosen = [set(keep.tolist()) for keep in kept]
+        vectors, places = [], []
+        image, index = 0, 0
+        for place, token in enumerate(inputs["input_ids"][0].tolist()):
+            if token != self.backbone.image_token_id:
+                vectors.append(embed(torch.tensor(token)))
+                places.append(place)
+                continue
+            if index in chosen[image]:
+                vectors.append(features[image][index])
+                places.append(place)
+            index += 1
+            if index == len(features[image]):
+                image, index = image + 1, 0
+        if positions == "compact":
+            places = list(range(len(places)))
+        return torch.stack(vectors)[None], torch.tensor([places])
+
+    def oracle_logits(self, embeddings: Tensor, places: Tensor) -> Tensor:
+        """Run the language model alone, without a cache: (1, n, d) -> (1, n, vocabulary)."""
+        hidden = self.model.base_model.language_model(
+            inputs_embeds=embeddings,
+            position_ids=places,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+            use_cache=False,
+        ).last_hidden_state
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits
+
+    def next_place(self, places: Tensor) -> Tensor:
+        """Position of the token after these."""
+        return places[..., -1:] + 1
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Compare logits relative to the largest expected one."""
+    assert found.shape == expected.shape
+    worst = (found.float() - expected.float()).abs().max() / expected.float().abs().max()
+    assert worst <= tolerance, f"relative difference {float(worst):.2e}, allowed {tolerance:.0e}"
+
+
+def greedy(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
+    """Generate ``NEW_TOKENS`` tokens greedily."""
+    return model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **options)
+
+
+def new_tokens(output: Tensor, inputs: Mapping[str, Any]) -> list[list[int]]:
+    """The tokens after the original prompt."""
+    answer: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return answer
+
+
+def last_logits(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits at the last token of each row."""
+    places = torch.arange(mask.shape[1]).expand_as(mask)
+    ends = places.masked_fill(mask == 0, -1).amax(dim=1)
+    return logits[torch.arange(len(ends)), ends]
+
+
+def footprint(model: Any) -> dict[str, Any]:
+    """Everything that attaching could leave behind."""
+    hooks = {
+        (name, kind): len(getattr(module, kind))
+        for name, module in model.named_modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    }
+    return {
+        "attributes": set(vars(model)),
+        "hooks": hooks,
+        "config": model.config.to_dict(),
+        "generation_config": model.generation_config.to_dict(),
+        "training": model.training,
+    }
+
+
+@torch.no_grad()
+def _logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+class BackboneConformance:
+    """The suite; subclass it and give a ``case`` fixture."""
+
+    @pytest.fixture(scope="class")
+    def case(self) -> Case:
+        """The backbone under test; a subclass must give it."""
+        raise NotImplementedError("give a `case` fixture that returns a Case")
+
+    @pytest.fixture(params=["keep", "compact"])
+    def positions(self, request: pytest.FixtureRequest) -> str:
+        """Both position policies."""
+        return str(request.param)
+
+    @pytest.fixture
+    def attached(self, case: Case, positions: str) -> Iterator[Attachment]:
+        """The model with pruning on."""
+        with resprune.attach(
+            case.model, case.processor, case.config(positions=positions)
+        ) as attachment:
+            yield attachment
+
+    # -- full budget ------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_full_budget_equals_unpruned_logits(
+        self, case: Case, positions: str, side: str
+    ) -> None:
+        """Keeping everything changes no logit, with padding on either side."""
+        inputs = case.inputs([0], [1, 2], [], side=side)
+        mask = inputs["attention_mask"]
+        # the model counts padding where it is given no positions; relative ones are what matters
+        places = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        expected = _logits(case.model, {**inputs, "position_ids": places})
+        with resprune.attach(case.model, case.processor, case.config(FULL, positions=positions)):
+            found = _logits(case.model, inputs)
+        assert_close(found[mask.bool()], expected[mask.bool()], case.tolerance)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"do_sample": False},
+            {"do_sample": True, "temperature": 1.3},
+            {"do_sample": False, "num_beams": 3},
+            {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
+            {"do_sample": True, "num_return_sequences": 3},
+        ],
+        ids=["greedy", "sample", "beams", "beams-returned", "samples-returned"],
+    )
+    def test_full_budget_equals_unpruned_generation(
+        self, case: Case, positions: str, options: dict[str, Any]
+    ) -> None:
+        """Keeping everything changes no token, however they are chosen."""
+        inputs = case.inputs([0], [1, 2], [])
+        torch.manual_seed(7)
+        expected = case.model.generate(**inputs, max_new_tokens=NEW_TOKENS, **options)
+        with resprune.attach(case.model, case.processor, case.config(FULL, positions=positions)):
+            torch.manual_seed(7)
+            found = case.model.generate(**inputs, max_new_tokens=NEW_TOKENS, **options)
+        assert torch.equal(found, expected)
+
+    # -- pruned -----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("used", [[0], [1, 2]], ids=["one-image", "two-images"])
+    def test_pruned_equals_oracle(
+        self, case: Case, attached: Attachment, positions: str, used: list[int]
+    ) -> None:
+        """Logits are those of the kept embeddings at their positions."""
+        inputs = case.one(0, used)
+        found = _logits(case.model, inputs)
+        record = attached.last
+        assert record is not None
+        assert [len(keep) for keep in record.kept] == [case.budget] * len(used)
+        with torch.no_grad():
+            embeddings, places = case.oracle_embeddings(inputs, record.kept, positions)
+            expected = case.oracle_logits(embeddings, places)
+        assert_close(found, expected, case.tolerance)
+        unpruned_length = inputs["input_ids"].shape[1]
+        assert found.shape[1] == unpruned_length - sum(record.visual_tokens) + sum(
+            len(keep) for keep in record.kept
+        )
+
+    def test_every_step_equals_an_oracle_without_cache(
+        self, case: Case, attached: Attachment, positions: str
+    ) -> None:
+        """Decoding goes on from the right position with the right cache."""
+        inputs = case.one(0, [0, 1])
+        output = greedy(case.model, inputs, return_dict_in_generate=True, output_logits=True)
+        record = attached.last
+        assert record is not None
+        answer = new_tokens(output.sequences, inputs)[0]
+        assert len(answer) == NEW_TOKENS
+        embed = case.model.get_input_embeddings()
+        with torch.no_grad():
+            embeddings, places = case.oracle_embeddings(inputs, record.kept, positions)
+            for step, token in enumerate(answer):
+                expected = case.oracle_logits(embeddings, places)[:, -1]
+                assert_close(output.logits[step], expected, case.tolerance)
+                assert token == int(expected.argmax())
+                embeddings = torch.cat([embeddings, embed(torch.tensor([[token]]))], dim=1)
+                places = torch.cat([places, case.next_place(places)], dim=-1)
+
+    def test_beams_equal_generation_from_embeddings(self, case: Case) -> None:
+        """Beam search equals transformers' own over hand-built embeddings."""
+        inputs = case.one(0, [0])
+        options = {"num_beams": 3, "num_return_sequences": 3, "do_sample": False}
+        config = case.config(positions="compact")
+        with resprune.attach(case.model, case.processor, config) as attachment:
+            found = case.model.generate(**inputs, max_new_tokens=NEW_TOKENS, **options)
+        assert attachment.last is not None
+        with torch.no_grad():
+            embeddings, _ = case.oracle_embeddings(inputs, attachment.last.kept, "compact")
+        expected = case.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+            max_new_tokens=NEW_TOKENS,
+            **options,
+        )
+        assert new_tokens(found, inputs) == expected.tolist()
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_padded_batch_equals_one_by_one(
+        self, case: Case, attached: Attachment, side: str
+    ) -> None:
+        """A row's logits, tokens and kept indices do not depend on its batch."""
+        rows: list[list[int]] = [[0], [1, 2], [], [3]]
+        inputs = case.inputs(*rows, side=side)
+        together = _logits(case.model, inputs)
+        record = attached.last
+        assert record is not None
+        lengths = [len(places) for places in record.kept_positions]
+        kept = iter(record.kept)
+        answers = new_tokens(greedy(case.model, inputs), inputs)
+        for row, used in enumerate(rows):
+            single = case.one(row, used)
+            alone = _logits(case.model, single)
+            width = together.shape[1]
+            span = slice(width - lengths[row], width) if side == "left" else slice(lengths[row])
+            assert_close(together[row, span][None], alone, case.tolerance)
+            assert attached.last is not None
+            for keep in attached.last.kept:
+                assert torch.equal(next(kept), keep)
+            assert new_tokens(greedy(case.model, single), single) == [answers[row]]
+
+    def test_beams_of_a_batch_equal_one_by_one(self, case: Case, attached: Attachment) -> None:
+        """Beams get the features of their own row."""
+        rows: list[list[int]] = [[], [0, 3], [1]]
+        inputs = case.inputs(*rows)
+        together = new_tokens(greedy(case.model, inputs, num_beams=3), inputs)
+        for row, used in enumerate(rows):
+            single = case.one(row, used)
+            assert new_tokens(greedy(case.model, single, num_beams=3), single) == [together[row]]
+
+    def test_text_only_rows_are_untouched(self, case: Case, attached: Attachment) -> None:
+        """A prompt without an image passes through, and the record says so."""
+        inputs = case.one(2, [])
+        found = greedy(case.model, inputs)
+        assert attached.last is not None
+        assert not attached.last.pruned
+        attached.detach()
+        assert torch.equal(found, greedy(case.model, inputs))
+
+    # -- cost -------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("cache", [None, "static"])
+    def test_cache_is_shorter(self, case: Case, attached: Attachment, cache: str | None) -> None:
+        """The cache holds the shortened prompt, growing or of fixed size."""
+        inputs = case.one(0, [0])
+        output = greedy(
+            case.model, inputs, return_dict_in_generate=True, cache_implementation=cache
+        )
+        record = attached.last
+        assert record is not None
+        shorter = sum(record.visual_tokens) - sum(len(keep) for keep in record.kept)
+        prompt = inputs["input_ids"].shape[1]
+        assert int(output.past_key_values.get_seq_length()) == prompt - shorter + NEW_TOKENS - 1
+        keys = output.past_key_values.layers[0].keys
+        assert keys.shape[-2] <= prompt - shorter + NEW_TOKENS
+        assert torch.equal(output.sequences, greedy(case.model, inputs))
+
+    def test_the_encoder_runs_once(self, case: Case, attached: Attachment) -> None:
+        """Pruning adds no pass of the vision tower."""
+        inputs = case.one(0, [0])
+        base = case.model.base_model
+        encode, calls = base.get_image_features, 0
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return encode(*args, **kwargs)
+
+        base.get_image_features = counting
+        try:
+            greedy(case.model, inputs)
+        finally:
+            del base.get_image_features
+        assert calls == 1
+
+    # -- leaving no trace ---------------------------------------------------------------------
+
+    def test_the_model_is_the_same_after_detach(self, case: Case) -> None:
+        """Detaching leaves weights, hooks, attributes and tokens as before."""
+        inputs = case.inputs([0], [1, 2])
+        expected = greedy(case.model, inputs)  # transformers puts hooks of its own on a first use
+        before, weights = footprint(case.model), copy.deepcopy(case.model.state_dict())
+        with resprune.attach(case.model, case.processor, case.config()):
+            greedy(case.model, inputs)
+            _logits(case.model, inputs)
+        assert footprint(case.model) == before
+        state = case.model.state_dict()
+        assert state.keys() == weights.keys()
+        assert all(torch.equal(state[name], weights[name]) for name in weights)
+        assert torch.equal(greedy(case.model, inputs), expected)
+
+    def test_the_model_is_the_same_after_an_exception(self, case: Case) -> None:
+        """So does an exception in the with block."""
+        inputs = case.inputs([0])
+        greedy(case.model, inputs)
+        before = footprint(case.model)
+        broken = {**inputs, "pixel_values": torch.full_like(inputs["pixel_values"], torch.nan)}
+        with (
+            pytest.raises(resprune.ResPruneError, match="image 0"),
+            resprune.attach(case.model, case.processor, case.config()),
+        ):
+            greedy(case.model, broken)
+        assert footprint(case.model) == before
+
+    def test_inputs_are_not_changed(self, case: Case, attached: Attachment) -> None:
+        """What the caller passed stays as it was, beams included."""
+        inputs = case.inputs([0], [1, 2])
+        before = copy.deepcopy(inputs)
+        greedy(case.model, inputs, num_beams=2)
+        _logits(case.model, inputs)
+        assert inputs.keys() == before.keys()
+        assert all(torch.equal(inputs[name], before[name]) for name in before)
+
+    # -- the prompt and the places -------------------------------------------------------------
+
+    def test_question_is_recovered(self, case: Case) -> None:
+        """The question comes out of the ids without template and format."""
+        inputs = case.inputs([0], [1, 2], [3])
+        found = [case.backbone.question(row) for row in inputs["input_ids"]]
+        assert [text.casefold().split() for text in found] == [
+            question.split("\n")[0].casefold().split() for question in QUESTIONS
+        ]
+
+    def test_an_answer_is_never_part_of_the_question(self, case: Case) -> None:
+        """What follows the user's turn does not reach the relevance."""
+        text = case.backbone.chat_prompt(QUESTIONS[0], 1) + " a brown table"
+        inputs = case.process([text], [[case.images[0]]], "left")
+        found = case.backbone.question(inputs["input_ids"][0])
+        assert found.casefold().split() == QUESTIONS[0].casefold().split()
+
+    def test_boxes_tile_the_view(self, case: Case) -> None:
+        """The boxes of one view leave nothing out and cover nothing twice."""
+        inputs = case.inputs([0, 1], [2, 3])
+        sizes = [(image.height, image.width) for image in case.images[:4]]
+        for visual in case.backbone.encode(inputs, image_sizes=sizes):
+            rows, columns = visual.grid
+            assert len(visual.tokens) == rows * columns
+            assert visual.boxes is not None
+            boxes = visual.boxes.view(rows, columns, 4)
+            assert bool((boxes[..., 2] > boxes[..., 0]).all())
+            assert bool((boxes[..., 3] > boxes[..., 1]).all())
+            # neighbours share an edge, so nothing is left out and nothing is covered twice
+            torch.testing.assert_close(boxes[:, :-1, 2], boxes[:, 1:, 0])
+            torch.testing.assert_close(boxes[:-1, :, 3], boxes[1:, :, 1])
+            torch.testing.assert_close(boxes[:, :, 1], boxes[:, :1, 1].expand(rows, columns))
+            torch.testing.assert_close(boxes[:, :, 0], boxes[:1, :, 0].expand(rows, columns))
+
+    # -- numbers --------------------------------------------------------------------------------
+
+    def test_bfloat16(self, case: Case, positions: str) -> None:
+        """In bfloat16 the logits equal the oracle's within its rounding."""
+        half = dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
+        inputs = half.one(0, [0])
+        inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+        config = half.config(positions=positions)
+        with resprune.attach(half.model, half.processor, config) as attachment:
+            found = _logits(half.model, inputs)
+            answer = new_tokens(greedy(half.model, inputs), inputs)
+        assert found.dtype == torch.bfloat16
+        assert attachment.last is not None
+        with torch.no_grad():
+            built = half.oracle_embeddings(inputs, attachment.last.kept, positions)
+            expected = half.oracle_logits(*built)
+        assert_close(found, expected, case.bf16_tolerance)
+        assert len(answer[0]) == NEW_TOKENS
