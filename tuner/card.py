@@ -27,7 +27,7 @@ _LIMITATIONS = (
     "Pruning saves time in the language model's prefill. It does not make the vision encoder "
     "or the decoding of each new token faster.",
     "What is dropped is dropped before the question is answered. Questions about everything in "
-    "the image (counting, small print) lose more than questions about one thing.",
+    "the image (counting, small print) can lose more than questions about one thing.",
     "The intervals cover the choice of images. They do not cover another training seed of the "
     "model, or another task.",
 )
@@ -173,8 +173,8 @@ def _made(results: Results) -> str:
             for part, split in results.splits.items()
         ),
         f"Noun pipeline: {_text(nouns.name)} {_text(nouns.version)}.",
-        f"Cost: {duration(sum(spent.seconds.values()))}; {spent.encoder_calls:,} passes of the "
-        f"vision encoder, {spent.prefills:,} outcomes computed, {spent.memo_hits:,} remembered.",
+        f"Cost: {duration(sum(spent.seconds.values()))}; {spent.encoder_calls:,} images "
+        f"encoded, {spent.prefills:,} outcomes computed, {spent.memo_hits:,} remembered.",
         "Versions: " + ", ".join(f"{k} {_text(v)}" for k, v in results.environment.items()) + ".",
         *(_text(note) for note in results.notes),
     ]

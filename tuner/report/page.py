@@ -133,7 +133,7 @@ def _answer(results: Results, scale: Scale) -> str:
         about.append(f"metric {text(str(metric).replace('_', ' '))}")
     lead, *sure = [text(line) for line in answer(results)] or [""]
     words = "".join(f"<dt>{name}</dt><dd>{meaning}</dd>" for name, meaning in _WORDS)
-    notes = "".join(f'<p class="note">{text(note)}</p>' for note in results.notes)
+    why = "".join(f'<p class="note">{text(note)}</p>' for note in results.notes[:1])
     return (
         f'<header><p class="kicker">Pruning report · study {text(study_name(results))} · '
         f"{' · '.join(about)}</p>\n"
@@ -143,7 +143,7 @@ def _answer(results: Results, scale: Scale) -> str:
         f"{tables.configs(results, scale)}\n"
         '<p class="note">Scores on the report split, with 95 % intervals. Every row is in '
         "<code>config/pruning_config.json</code>: whoever deploys it picks the budget.</p>"
-        f"{notes}\n"
+        f"{why}\n"
         f"<details><summary>What the words mean</summary><dl>{words}</dl></details></header>\n"
     )
 
@@ -176,7 +176,8 @@ def _curves(page: _Page, results: Results, scale: Scale) -> str:
     if not results.curves:
         return ""
     parts = []
-    for split in dict.fromkeys(c.split for c in results.curves):
+    splits = list(dict.fromkeys(c.split for c in results.curves))
+    for split in splits:
         here = [c for c in results.curves if c.split == split]
         strategies = dict.fromkeys(c.seed_strategy for c in here)
         legend = "".join(
@@ -189,15 +190,16 @@ def _curves(page: _Page, results: Results, scale: Scale) -> str:
             page.figure(figures.alpha_curves(results, scale, split, b), f"{b} tokens")
             for b in budgets
         )
+        if len(splits) > 1:
+            parts.append(f"<h3>On the {text(split)} split</h3>")
         parts.append(
             f'<p class="legend"><b>Seed strategy:</b> {legend}</p><div class="multiples">{plots}'
             f'</div><p class="note">On the {text(split)} split, with one standard error; a '
             "dotted line marks an alpha.</p>"
         )
-    first = results.curves[0].split
     return _section(
         "How alpha and the seed strategy matter",
-        takeaways.alpha_curves(results, scale, first),
+        takeaways.alpha_curves(results, scale, splits[0]),
         *parts,
     )
 
@@ -273,19 +275,17 @@ def _example(example: KeptExample) -> str:
     whole = kept_svg(example.image_png_base64, None, "the image", METHOD_COLORS["unpruned"])
     panels = [f"<figure>{whole}<figcaption>the image</figcaption></figure>"]
     for panel in example.panels:
-        name = "adaptive" if "adaptive" in panel.label.lower() else "tuned"
-        for known in METHOD_COLORS:
-            if panel.label.lower().startswith(known):
-                name = known
+        name = panel.label if panel.label in METHOD_COLORS else "tuned"
         boxes = panel.boxes
         label = text(f"tokens kept: {panel.label}")
         right = takeaways.is_right(panel.prediction, example.answer)
         mark = '<span class="right">right</span>' if right else '<span class="wrong">wrong</span>'
         drawn = kept_svg(example.image_png_base64, boxes, label, METHOD_COLORS[name])
+        said = METHOD_LABELS.get(panel.label, panel.label)
         panels.append(
-            f"<figure>{drawn}<figcaption>{chip(name, panel.label)}<br>"
+            f"<figure>{drawn}<figcaption>{chip(name, said)}<br>"
             f"{panel.budget} tokens, alpha {alpha_text(panel.alpha)}<br>"
-            f"says “{text(panel.prediction)}” {mark}</figcaption></figure>"
+            f"answers “{text(panel.prediction)}” {mark}</figcaption></figure>"
         )
     nouns = ", ".join(text(noun) for noun in example.nouns) or "none"
     return (
@@ -310,7 +310,7 @@ def _cost(results: Results) -> str:
     spent = results.cost
     counts: list[tuple[str, Any]] = [
         ("trials", f"{spent.trials:,}"),
-        ("passes of the vision encoder", f"{spent.encoder_calls:,}"),
+        ("images through the vision encoder", f"{spent.encoder_calls:,}"),
         ("outcomes computed by the language model", f"{spent.prefills:,}"),
         ("outcomes remembered", f"{spent.memo_hits:,}"),
     ]
@@ -332,10 +332,12 @@ def _made(results: Results, study_toml: str | None) -> str:
             (f"{part} split", f"{split.name}: {split.samples:,} samples, {split.images:,} images")
         )
     facts += list(results.environment.items())
+    notes = "".join(f"<li>{text(note)}</li>" for note in results.notes[1:])
     shown = study_toml or json.dumps(results.study, indent=2, ensure_ascii=False)
     return _section(
         "How this was made",
         "",
         tables.pairs(facts),
+        f"<ul>{notes}</ul>" if notes else "",
         f"<details><summary>The study</summary><pre>{text(shown)}</pre></details>",
     )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tuner.report.figures import best_point
 from tuner.results import ReportRow, Results
-from tuner.wording import Scale, alpha_text, find_row, listed, recommended, share, verdict
+from tuner.wording import (
+    METHOD_LABELS,
+    Scale,
+    alpha_text,
+    find_row,
+    listed,
+    recommended,
+    share,
+    verdict,
+)
 
 
 def pareto(results: Results) -> str:
@@ -112,9 +121,13 @@ def examples(results: Results) -> str:
         for panel in example.panels:
             same = is_right(panel.prediction, example.answer)
             right.setdefault(panel.label, []).append(same)
-    parts = [f"{label}: {sum(marks)} of {len(marks)} right" for label, marks in right.items()]
+    parts = [
+        f"{METHOD_LABELS.get(label, label)} {sum(marks)} of {len(marks)}"
+        for label, marks in right.items()
+    ]
     return (
-        f"In these examples, {'; '.join(parts)}. They illustrate; the tables above are the measure."
+        f"Right answers in these examples: {'; '.join(parts)}. They illustrate; the tables above "
+        "are the measure."
     )
 
 
@@ -127,8 +140,13 @@ def cost(results: Results) -> str:
     """How much of the work was saved by remembering outcomes."""
     spent = results.cost
     asked = spent.prefills + spent.memo_hits
+    encoded = (
+        f"{spent.encoder_calls:,} images were encoded, once each"
+        if spent.encoder_calls
+        else "The images had been encoded by an earlier run"
+    )
     return (
-        f"The images were encoded in {spent.encoder_calls:,} passes, once each; of {asked:,} "
+        f"{encoded}; of {asked:,} "
         f"outcomes that the study asked for, {share(spent.memo_hits, asked)} were remembered from "
         "an earlier trial that kept the same tokens."
     )
