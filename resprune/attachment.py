@@ -306,6 +306,7 @@ class _Pruning:
                 padding_side=padding_side,
                 features=[selection.features for selection in chosen],
             )
+        backbone.before_call(prepared)
         self._attachment.last = CallRecord(
             pruned=True,
             budget=self._entry.budget,

@@ -40,11 +40,14 @@ class Prepared:
         kept_positions: Columns of the original row that were kept, padding excluded, one (n_b,)
             int64 tensor on the CPU a row.
         lengths: Kept length n_b of each row.
+        next_positions: Position id of the token after each row, shape (B,), int64, on the CPU;
+            None where it is the last position plus one.
     """
 
     kwargs: dict[str, Any]
     kept_positions: list[Tensor]
     lengths: list[int]
+    next_positions: Tensor | None = None
 
 
 def shorten(

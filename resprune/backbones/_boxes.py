@@ -35,6 +35,28 @@ def view_boxes(
     rows, columns = grid
     ys = (torch.arange(rows + 1) * (view[0] / rows) + top) * (original[0] / resized[0])
     xs = (torch.arange(columns + 1) * (view[1] / columns) + left) * (original[1] / resized[1])
+    return _cells(ys, xs)
+
+
+def even_boxes(original: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Divide an image that was resized whole, whatever its aspect ratio.
+
+    Args:
+        original: Height and width of the original image, in pixels.
+        grid: Rows and columns of tokens.
+
+    Returns:
+        x0, y0, x1, y1 in original pixels, shape (rows * columns, 4), float32, raster order.
+    """
+    rows, columns = grid
+    return _cells(
+        torch.arange(rows + 1) * (original[0] / rows),
+        torch.arange(columns + 1) * (original[1] / columns),
+    )
+
+
+def _cells(ys: Tensor, xs: Tensor) -> Tensor:
+    """Boxes between grid lines, in raster order."""
     y0, x0 = torch.meshgrid(ys[:-1], xs[:-1], indexing="ij")
     y1, x1 = torch.meshgrid(ys[1:], xs[1:], indexing="ij")
     return torch.stack([x0, y0, x1, y1], dim=-1).reshape(-1, 4).float()

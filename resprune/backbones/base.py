@@ -298,6 +298,16 @@ class Backbone(ABC):
             features=features,
         )
 
+    def before_call(self, prepared: Prepared) -> None:  # noqa: B027
+        """Set what the model itself remembers from a prompt to its decoding steps.
+
+        Called before the model runs on prepared inputs. Most models remember nothing; those with
+        M-RoPE do, for decode loops that pass a cache and no positions.
+
+        Args:
+            prepared: What ``prepare`` gave.
+        """
+
     @property
     def pad_token_id(self) -> int:
         """Id that fills padding; it is masked, so any id will do."""

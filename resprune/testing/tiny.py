@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 )
 """The layout of LLaVA-1.5's own template."""
 
-_CORPUS = (
+CORPUS = (
     "USER: What color is the small dog on the left of the table? ASSISTANT: brown",
     "How many people are in the picture? Is there a fire hydrant? What digit is on the circle?",
     "Answer the question using a single word or phrase. Describe the image. yes no one two three",
@@ -52,7 +52,7 @@ def tiny_tokenizer(*, lower: bool = False, vocabulary: int = 400) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = TemplateProcessing(
         single=f"{_BOS} $A", special_tokens=[(_BOS, tokenizer.token_to_id(_BOS))]
     )
