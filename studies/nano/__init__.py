@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+
+from resprune.errors import ResPruneError, near_names
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -22,12 +23,9 @@ def model_dir(name: str = "nano-llava") -> Path:
     """Return the folder of a shipped model, for `from_pretrained`.
 
     Raises:
-        ValueError: no shipped model has that name.
+        ResPruneError: no shipped model has that name.
     """
     known = model_names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(known) if known else "none (the package data is missing)"
-        raise ValueError(f"no embedded model is called {name!r}{hint} Shipped models: {listed}")
+        raise ResPruneError(f"no embedded model is called {name!r}. {near_names(name, known)}")
     return _WEIGHTS / name

@@ -30,10 +30,9 @@ from studies.nano.splits import SPLITS, NanoQuestion, Split, iter_questions
 BUDGETS = (43, 22, 11, 6)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 RANDOM_DRAWS = 2
-NOUNS = frozenset(
-    [*SHAPES, *PLURALS.values(), "shape", "color", "digit", "number", "picture"]
-    + ["thing", "things", "object", "objects"]
-)
+_GENERIC_NOUNS = ("shape", "color", "digit", "number", "picture")
+_THINGS = ("thing", "things", "object", "objects")
+NOUNS = frozenset((*SHAPES, *PLURALS.values(), *_GENERIC_NOUNS, *_THINGS))
 """The nouns of the wordings, by list: this measures the model and leaves no part to a tagger."""
 
 Right = npt.NDArray[np.bool_]
@@ -206,7 +205,8 @@ def load_model(folder: Path) -> Any:
     """Load a nano model for evaluation, never from a hub."""
     from transformers import LlavaForConditionalGeneration
 
-    return LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval()
+    model: Any = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+    return model.eval()
 
 
 def show(summary: dict[str, Any]) -> None:

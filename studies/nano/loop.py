@@ -81,7 +81,10 @@ class Stage(Protocol):
 
     name: str
     settings: StageSettings
-    module: torch.nn.Module
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Holds every weight that the checkpoint keeps."""
 
     def groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """Trained parameters, with a factor on the learning rate."""
@@ -184,7 +187,7 @@ def _average_gradients(run: Run, parameters: list[torch.nn.Parameter]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= run.processes
-    pieces = flat.split([p.numel() for p in parameters])
+    pieces = torch.split(flat, [p.numel() for p in parameters])
     for parameter, piece in zip(parameters, pieces, strict=True):
         parameter.grad = piece.view_as(parameter)
 

@@ -60,7 +60,6 @@ def build_model(seed: int) -> Any:
         vision_config=vision,
         text_config=text,
         image_token_index=words.index(IMAGE),
-        image_token_id=words.index(IMAGE),
         # The last layer, unlike LLaVA's -2: with three layers, none can be spared.
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -110,7 +109,8 @@ def _turn(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
         torch.tensor([[torch.cos(a), -torch.sin(a)], [torch.sin(a), torch.cos(a)]])
         for a in torch.cat([across, down])
     ]
-    return torch.block_diag(*blocks)
+    turned: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return turned
 
 
 def _compare_tokens(
@@ -119,7 +119,8 @@ def _compare_tokens(
     """Add one orthogonal matrix to W_q and W_k, and Z, Z^T to W_v, W_o, above the first layer."""
 
     def orthogonal() -> torch.Tensor:
-        return torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0]
+        basis: torch.Tensor = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0]
+        return basis
 
     # The six fast rotary frequencies would blur a comparison across distance.
     damping = torch.ones(HEADS, 2, HEAD_WIDTH // 2)

@@ -26,10 +26,12 @@ CHAT_TEMPLATE = (
 # Words that users put around such questions, known so that a stray one is not <unk>. Training
 # never sees them, so their embeddings stay random.
 _SPARE_WORDS = (
-    "and any are at be below colour count does find for from give has how image it like look me "
-    "much name near not number numbers objects one or photo please read scene shape shapes shown "
-    "some than that these they thing this those to two under up was where who why with written you"
-).split()
+    *("and", "any", "are", "at", "be", "below", "colour", "count", "does", "find", "for", "from"),
+    *("give", "has", "how", "image", "it", "like", "look", "me", "much", "name", "near", "not"),
+    *("number", "numbers", "objects", "one", "or", "photo", "please", "read", "scene", "shape"),
+    *("shapes", "shown", "some", "than", "that", "these", "they", "thing", "this", "those", "to"),
+    *("two", "under", "up", "was", "where", "who", "why", "with", "written", "you"),
+)
 
 
 def vocabulary() -> list[str]:
@@ -51,6 +53,7 @@ def build_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
+    tokenizer_class: Any = PreTrainedTokenizerFast
     ids = {token: i for i, token in enumerate(vocabulary())}
     core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -64,7 +67,7 @@ def build_tokenizer() -> Any:
     core.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
     )
-    return PreTrainedTokenizerFast(
+    return tokenizer_class(
         tokenizer_object=core,
         pad_token=PAD,
         bos_token=BOS,
@@ -81,13 +84,14 @@ def build_processor() -> Any:
     """Build the `LlavaProcessor`; it saves and loads like any other."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
+    processor_class: Any = LlavaProcessor
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
     )
-    return LlavaProcessor(
+    return processor_class(
         image_processor=images,
         tokenizer=build_tokenizer(),
         patch_size=PATCH_SIZE,

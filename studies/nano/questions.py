@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from resprune.errors import ResPruneError
 from studies.nano.scenes import COLOR_NAMES, PLURALS, SHAPES, Scene, SceneObject
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -100,7 +101,7 @@ def generate_questions(scene: Scene, seed: int, count: int) -> list[Question]:
         count: how many, 0 to `MAX_QUESTIONS`.
 
     Raises:
-        ValueError: count is out of range.
+        ResPruneError: count is out of range.
     """
     return ask(scene.objects, random.Random(f"questions-{seed}"), count)
 
@@ -108,7 +109,7 @@ def generate_questions(scene: Scene, seed: int, count: int) -> list[Question]:
 def ask(objects: tuple[SceneObject, ...], rng: random.Random, count: int) -> list[Question]:
     """Like `generate_questions`, for a layout without a picture and a generator at hand."""
     if not 0 <= count <= MAX_QUESTIONS:
-        raise ValueError(f"count is {count}: a scene is asked 0 to {MAX_QUESTIONS} questions")
+        raise ResPruneError(f"count is {count}: a scene is asked 0 to {MAX_QUESTIONS} questions")
     questions: list[Question] = []
     asked: set[tuple[str, str]] = set()
     while len(questions) < count:

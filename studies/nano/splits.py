@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from resprune.errors import ResPruneError, near_names
 from studies.nano.questions import generate_questions
 from studies.nano.scenes import generate_scene
 
@@ -30,12 +31,14 @@ def scene_seed(split: Split, index: int) -> int:
     """Return the seed of the index-th scene of a split.
 
     Raises:
-        ValueError: the split is unknown, or the index is outside its range.
+        ResPruneError: the split is unknown, or the index is outside its range.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: the splits are {', '.join(SPLITS)}")
+        raise ResPruneError(f"unknown split {split!r}. {near_names(split, SPLITS)}")
     if not 0 <= index < SCENES_PER_SPLIT:
-        raise ValueError(f"scene {index} of split {split!r} is outside 0..{SCENES_PER_SPLIT - 1}")
+        raise ResPruneError(
+            f"scene {index} of split {split!r} is outside 0..{SCENES_PER_SPLIT - 1}"
+        )
     return SPLITS.index(split) * SCENES_PER_SPLIT + index
 
 
@@ -45,10 +48,10 @@ def iter_questions(split: Split, count: int, offset: int = 0) -> list[NanoQuesti
     Deterministic, and a larger count extends a smaller one; no (image, text) pair comes twice.
 
     Raises:
-        ValueError: the split is unknown, or count or offset is negative.
+        ResPruneError: the split is unknown, or count or offset is negative.
     """
     if count < 0 or offset < 0:
-        raise ValueError(f"count {count} and offset {offset} must not be negative")
+        raise ResPruneError(f"count {count} and offset {offset} must not be negative")
     found: list[NanoQuestion] = []
     end = offset + count
     for index in range(offset // QUESTIONS_PER_IMAGE, -(-end // QUESTIONS_PER_IMAGE)):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 from resprune.errors import ResPruneError
 from studies.nano.data import prepare_features, prepare_scenes
@@ -57,7 +58,7 @@ def train(
     else:
         meeting = out / f"meeting-{os.getpid()}-{time.time_ns()}"
         try:
-            torch.multiprocessing.spawn(
+            multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
                 _worker, (out, recipe, seed, stop, str(meeting)), nprocs=recipe.processes
             )
         finally:

@@ -49,9 +49,7 @@ class AlignmentStage:
         is_object = shape >= 0
 
         bag = self._codebook.bag(shape, color, digit, center.float())
-        target = torch.where(
-            is_object[..., None], bag, 0.4 * self._codebook.appearance_of(images)
-        )
+        target = torch.where(is_object[..., None], bag, 0.4 * self._codebook.appearance_of(images))
         target = target + self._codebook.coordinates
         weight = torch.where(is_object, 1.0, torch.where(shape == MIXED, 0.0, 0.25))
         weight = weight + (digit >= 0).float()

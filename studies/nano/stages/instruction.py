@@ -61,9 +61,7 @@ class InstructionStage:
     def monitor(self) -> dict[str, Any]:
         """Accuracy with all tokens, and overall with a random 22."""
         draws = Draws("monitor", self.name)
-        features = patch_features(
-            self.module.model.vision_tower, self._monitor.images(slice(None))
-        )
+        features = patch_features(self.module.model.vision_tower, self._monitor.images(slice(None)))
         tokens = self.module.model.multi_modal_projector(features)
         asked = ask_about(self._monitor.objects, draws, self._run.recipe.questions)
         count = len(tokens)

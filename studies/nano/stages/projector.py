@@ -57,8 +57,6 @@ class ProjectorStage:
     @torch.no_grad()
     def monitor(self) -> dict[str, Any]:
         """Nearest-word accuracy and norms, as in stage A."""
-        features = patch_features(
-            self.module.model.vision_tower, self._monitor.images(slice(None))
-        )
+        features = patch_features(self.module.model.vision_tower, self._monitor.images(slice(None)))
         tokens = self.module.model.multi_modal_projector(features)
         return named_right(tokens, self._monitor.targets(slice(None)), self._codebook)
