@@ -154,12 +154,16 @@ class Attachment:
             attachment._check_model(model)
             return attachment._generate(original, inputs, generation_config, *args, **kwargs)
 
+        def before_forward(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return attachment._on_forward(model, args, kwargs)
+
         setattr(generate, _MARK, True)
-        # a bound method: a deep copy of the model then calls it with the copy, and is refused
+        # A deep copy of the model takes both along, bound to the copy, and is refused. So the hook
+        # is no method of this object, which would be copied with it.
         self._override = types.MethodType(generate, self.model)
         self._shadowed = vars(self.model).get("generate")
         self._parameters = list(inspect.signature(self.model.forward).parameters)
-        self._hook = self.model.register_forward_pre_hook(self._on_forward, with_kwargs=True)
+        self._hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
         vars(self.model)["generate"] = self._override
 
     def _check_model(self, model: Any) -> None:

@@ -80,7 +80,7 @@ def _check_reference(made_for: BackboneRef, backbone: Backbone) -> None:
         warnings.warn(
             f"the pruning config was made for {'; '.join(differing)}: its settings may not be the "
             "best ones here",
-            stacklevel=4,
+            stacklevel=5,  # the caller of attach
         )
 
 
