@@ -197,7 +197,7 @@ def _read_visual(path: Path, count: int) -> list[VisualTokens] | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         grids = json.loads(metadata["grids"])

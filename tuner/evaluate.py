@@ -196,7 +196,7 @@ class Engine:
                 seeds,
                 gram=gram_matrix(tokens),
                 lengths=lengths,
-            ).unflatten(1, (most, len(alphas)))
+            ).reshape(len(members), most, len(alphas), -1)
             for image, rows in enumerate(members):
                 out[:, rows, : found.shape[-1]] = found[image, : len(rows)].transpose(0, 1).numpy()
         return out
@@ -216,13 +216,21 @@ class Engine:
         Returns:
             Scores, shape (B, A, N).
         """
+        kept = self.grid_kept(setting, alphas, budgets)
+        scores: Floats = self.outcomes(kept).reshape(len(budgets), len(alphas), len(self))
+        return scores
+
+    def grid_kept(
+        self, setting: Setting, alphas: Sequence[float], budgets: Sequence[int]
+    ) -> list[Kept]:
+        """Return what each alpha keeps at each budget: B times A kept sets a sample."""
         orders = self.orders(setting, alphas, max(budgets))
-        kept = [kept_of(order, k, setting.positions) for k in budgets for order in orders]
-        return self.outcomes(kept).reshape(len(budgets), len(alphas), len(self))
+        return [kept_of(order, k, setting.positions) for k in budgets for order in orders]
 
     def score(self, setting: Setting, k: int) -> Floats:
         """Score one setting at a budget of ``k`` tokens, shape (N,)."""
-        return self.outcomes([self.kept(setting, k)])[0]
+        scores: Floats = self.outcomes([self.kept(setting, k)])[0]
+        return scores
 
     def everything(self) -> Kept:
         """Return the kept sets of the unpruned model."""
@@ -263,8 +271,10 @@ class Engine:
             return self.likelihoods(requests)
         answers = self.predictions(requests)
         if self.metric == "score":
-            rows = [[self.task.score(a, s) for a, s in zip(row, self.samples, strict=True)]
-                    for row in answers]
+            rows = [
+                [self.task.score(a, s) for a, s in zip(row, self.samples, strict=True)]
+                for row in answers
+            ]
         else:
             full = [normalized(answer) for answer in self.unpruned_answers()]
             rows = [
@@ -296,7 +306,8 @@ class Engine:
 
     def unpruned(self) -> Floats:
         """Score the unpruned model, shape (N,)."""
-        return self.outcomes([self.everything()])[0]
+        scores: Floats = self.outcomes([self.everything()])[0]
+        return scores
 
     def unpruned_answers(self) -> list[str]:
         """Return the unpruned model's answers."""
@@ -388,8 +399,7 @@ class Engine:
         gold = kwargs["input_ids"][:, -most:]
         taken = chances.gather(2, gold[..., None])[..., 0].cpu()
         return [
-            Outcome(None, float(taken[j, most - n :].double().sum()))
-            for j, n in enumerate(counts)
+            Outcome(None, float(taken[j, most - n :].double().sum())) for j, n in enumerate(counts)
         ]
 
     def _prepared(

@@ -57,7 +57,9 @@ def load_backbone(section: BackboneSection) -> Backbone:
         StudyError: The model cannot be loaded, or is of another family than the study says.
         UnsupportedModelError: No backbone serves it.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
+
+    from resprune.processors import load_processor
 
     source = model_source(section.model)
     options: dict[str, Any] = {"attn_implementation": section.attn, "trust_remote_code": False}
@@ -65,9 +67,7 @@ def load_backbone(section: BackboneSection) -> Backbone:
     if section.revision is not None:
         options["revision"] = section.revision
     try:
-        processor = AutoProcessor.from_pretrained(
-            source, revision=section.revision, trust_remote_code=False
-        )
+        processor = load_processor(source, revision=section.revision, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StudyError(
@@ -75,7 +75,7 @@ def load_backbone(section: BackboneSection) -> Backbone:
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); give an embedded "
             f"model ({', '.join(nano.model_names()) or 'none shipped'}), a folder or a hub id"
         ) from error
-    model = model.to(_device(section.device)).eval()
+    model.to(device=_device(section.device)).eval()  # type: ignore[call-arg]
     backbone = backbones.for_model(model, processor)
     if section.family is not None and section.family != backbone.family:
         raise StudyError(

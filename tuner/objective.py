@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class Search:
         self, study: StudyConfig, counts: Mapping[int | float, int], family: str, run_dir: Path
     ) -> None:
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = study
@@ -72,10 +73,8 @@ class Search:
         path = run_dir / JOURNAL_FILE
         mend_journal(path)
         try:
-            storage = optuna.storages.JournalStorage(
-                optuna.storages.journal.JournalFileBackend(str(path))
-            )
-            directions = {
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+            directions: list[Literal["minimize", "maximize"]] = {
                 "pareto": ["maximize", "minimize"],
                 "fixed-budget": ["maximize"],
                 "quality-floor": ["minimize"],
@@ -147,7 +146,7 @@ class Search:
         return [
             TrialResult(
                 number=trial.number,
-                params=dict(trial.params),
+                params={**trial.params, "alpha": round(float(trial.params["alpha"]), 6)},
                 budget=int(trial.user_attrs["budget"]),
                 score=float(trial.user_attrs["score"]),
                 state="complete",
@@ -178,7 +177,9 @@ class Search:
         defaults = {name: getattr(self._config.search, name)[0] for name in _OPTIONS}
         chosen = {name: str(params.get(name, default)) for name, default in defaults.items()}
         strategy = str(params.get("seed_strategy", self._config.search.seed_strategy[0]))
-        setting = Setting(alpha=float(params["alpha"]), seed_strategy=strategy, **chosen)
+        # Steps of a float add up to 1.9000000000000001.
+        alpha = round(float(params["alpha"]), 6)
+        setting = Setting(alpha=alpha, seed_strategy=strategy, **chosen)
         return setting, int(params.get("budget", self._counts[0]))
 
     # -- the space ----------------------------------------------------------------------

@@ -46,9 +46,7 @@ class SplitSpec(StrictModel):
     def overlaps(self, other: SplitSpec) -> bool:
         """Say whether both name a sample in common."""
         ends = self.offset + self.samples, other.offset + other.samples
-        return (
-            self.split == other.split and self.offset < ends[1] and other.offset < ends[0]
-        )
+        return self.split == other.split and self.offset < ends[1] and other.offset < ends[0]
 
 
 class ObjectiveSpec(StrictModel):
@@ -468,9 +466,7 @@ class StudyConfig(StrictModel):
             "search": tuple(SearchSection.model_fields),
         }.items():
             mine, its = getattr(self, section), getattr(older, section)
-            found += [
-                f"{section}.{key}" for key in keys if getattr(mine, key) != getattr(its, key)
-            ]
+            found += [f"{section}.{key}" for key in keys if getattr(mine, key) != getattr(its, key)]
         return found
 
 
@@ -496,8 +492,10 @@ def find_study(name_or_path: str) -> Path:
     if path.is_file():
         return path
     if path.suffix == ".toml" or os.sep in name_or_path:
-        raise StudyError(f"{name_or_path}: no such file; give a study file or a shipped study's "
-                         f"name: {', '.join(study_names())}")
+        raise StudyError(
+            f"{name_or_path}: no such file; give a study file or a shipped study's "
+            f"name: {', '.join(study_names())}"
+        )
     if name_or_path not in study_names():
         raise StudyError(
             f"no study is called {name_or_path!r}. {near_names(name_or_path, study_names())} "
@@ -528,7 +526,9 @@ def load_study(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = N
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        raise StudyError(
+            f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not valid TOML: {error}") from None
     return study_from_dict(data, where=str(path), base=path.parent, overrides=overrides)
@@ -603,6 +603,4 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\"} | {
-    chr(code): f"\\u{code:04x}" for code in (*range(32), 127)
-}
+_ESCAPES = {'"': '\\"', "\\": "\\\\"} | {chr(code): f"\\u{code:04x}" for code in (*range(32), 127)}

@@ -101,9 +101,10 @@ class JsonLines:
                 raise StudyError(f"{where}: unknown key {key!r}. {near_names(str(key), _KEYS)}")
         question = _text(data, "question", where)
         image = self._inside(_text(data, "image", where), where)
-        answers = data.get("answers", data.get("answer", ()))
-        answers = (answers,) if isinstance(answers, str) else tuple(answers)
-        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        answers: Any = data.get("answers", data.get("answer", ()))
+        answers = (answers,) if isinstance(answers, str) else answers
+        texts = isinstance(answers, list | tuple)
+        if not texts or not all(isinstance(text, str) and text.strip() for text in answers):
             raise StudyError(f"{where}: answers must be strings that are not empty")
         if self._labels and not answers:
             raise StudyError(
@@ -114,7 +115,7 @@ class JsonLines:
             image_id=str(image.relative_to(self._folder)),
             question=question,
             prompt=question + self._suffix,
-            answers=answers,
+            answers=tuple(answers),
             group=str(data.get("group", "all")),
             load=partial(open_image, image, where),
             image_version=_digest(image, where),

@@ -1,0 +1,153 @@
+"""What ``resprune-tune run`` shows: progress with the best so far, and the answer at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from tuner.results import Interval, ReportRow, Results, TrialResult
+
+if TYPE_CHECKING:
+    from tuner.predict import PredictResult
+
+_TITLES = {
+    "load": "Loading the model and the samples",
+    "baselines": "Baselines: unpruned, random, the paper's default",
+    "trials": "Trials on the tune split",
+    "curves": "Alpha curves on the tune split",
+    "alpha fit": "Outcomes over the alpha grid on the fit split",
+    "alpha predictor": "Fitting the alpha predictor",
+    "report": "Scoring what was chosen, once, on the report split",
+}
+
+
+class RichProgress:
+    """A line a stage, a bar within it, and the best score of each budget so far.
+
+    Args:
+        console: Where to write; standard error, so that standard output stays clean.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._begin = time.perf_counter()
+        self._best: dict[int, TrialResult] = {}
+        self._in_trials = False
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """Name the stage that begins."""
+        self._in_trials = name == "trials"
+        elapsed = time.perf_counter() - self._begin
+        self._console.print(f"[dim]{elapsed:6.1f} s[/]  {_TITLES.get(name, name)}")
+        self._bar.reset(self._task, total=None, description="")
+
+    def step(self, done: int, total: int) -> None:
+        """Move the bar (trials move it themselves)."""
+        if not self._in_trials:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def trial(self, trial: TrialResult, total: int) -> None:
+        """Move the bar and show the best so far."""
+        best = self._best.get(trial.budget)
+        if best is None or trial.score > best.score:
+            self._best[trial.budget] = trial
+        shown = "  ".join(
+            f"{budget}: {found.score:.3f} (alpha {found.params['alpha']:g})"
+            for budget, found in sorted(self._best.items(), reverse=True)
+        )
+        self._bar.update(
+            self._task, completed=trial.number + 1, total=total, description=f"best {shown}"
+        )
+        if (trial.number + 1) % 20 == 0 or trial.number + 1 == total:
+            self._console.print(f"          trial {trial.number + 1} of {total}; best {shown}")
+
+
+def show_results(results: Results, run_dir: Path, console: Console) -> None:
+    """Print the answer: a row a budget, then where the files are."""
+    table = Table(title="Report split, 95 % intervals", title_justify="left")
+    for head in ("tokens", "alpha", "seed strategy", "score", "against unpruned",
+                 "against the paper's default"):  # fmt: skip
+        table.add_column(head, justify="left" if head == "seed strategy" else "right")
+    unpruned = next(row for row in results.report if row.name == "unpruned")
+    table.add_row(f"all {results.model.visual_tokens or ''}", "", "", _value(unpruned.score))
+    for chosen in sorted(results.chosen, key=lambda c: -c.budget):
+        row = _deployed(results.report, chosen.budget, chosen.alpha == "adaptive")
+        mark = " *" if chosen.budget == results.recommended_budget else ""
+        alpha = chosen.alpha if isinstance(chosen.alpha, str) else f"{chosen.alpha:g}"
+        table.add_row(
+            f"{chosen.budget}{mark}",
+            alpha,
+            chosen.seed_strategy,
+            _value(row.score),
+            _value(row.versus_unpruned, signed=True),
+            _value(row.versus_paper, signed=True),
+        )
+    console.print(table)
+    for note in results.notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+    console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
+    console.print(f"Report: {run_dir / 'report.html'}", markup=False)
+
+
+def _deployed(rows: Sequence[ReportRow], budget: int, adaptive: bool) -> ReportRow:
+    name = "adaptive" if adaptive else "tuned"
+    return next(row for row in rows if row.budget == budget and row.name == name)
+
+
+def _value(interval: Interval | None, *, signed: bool = False) -> str:
+    if interval is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def show_prediction(result: PredictResult, console: Console) -> None:
+    """Print both answers and what was kept."""
+    table = Table(title=result.question, title_justify="left")
+    for head in ("", "answer", "visual tokens", "time"):
+        table.add_column(head)
+    for name, answer, tokens in (
+        ("unpruned", result.unpruned, result.visual_tokens),
+        ("pruned", result.pruned, result.tokens_kept),
+    ):
+        table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
+    console.print(table)
+    nouns = ", ".join(result.nouns) or "none"
+    how = "chosen for this prompt" if result.adaptive else "fixed"
+    console.print(
+        f"nouns: {nouns}; alpha {result.alpha:g} ({how}); seed strategy {result.seed_strategy}",
+        markup=False,
+    )
+    console.print(f"kept: {result.kept}", markup=False)
+    if result.drawn is not None:
+        console.print(f"drawn: {result.drawn}", markup=False)
