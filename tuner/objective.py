@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 JOURNAL_FILE = "study.journal"
 _STARTUP_TRIALS = 12
 _OPTIONS = ("pooling", "normalization", "positions")
+_DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
+    "pareto": ["maximize", "minimize"],
+    "fixed-budget": ["maximize"],
+    "quality-floor": ["minimize"],
+}
 Params = dict[str, float | int | str]
 
 
@@ -74,15 +79,10 @@ class Search:
         mend_journal(path)
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-            directions: list[Literal["minimize", "maximize"]] = {
-                "pareto": ["maximize", "minimize"],
-                "fixed-budget": ["maximize"],
-                "quality-floor": ["minimize"],
-            }[study.study.objective.kind]
             self._study = optuna.create_study(
                 study_name=study.study.name,
                 storage=storage,
-                directions=directions,
+                directions=_DIRECTIONS[study.study.objective.kind],
                 sampler=self._sampler(0),
                 load_if_exists=True,
             )
