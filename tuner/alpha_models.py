@@ -20,9 +20,11 @@ Fit = Callable[[Floats, Floats, int], Part]
 
 _PENALTIES = np.logspace(1.0, 4.5, 8)
 _PAIRS = 30
-_TREES = 40
-_DEPTH = 6
-_LEAF_SHARE = 1 / 80
+# gains on outcomes drawn from real accuracy curves are flat from 16 to 60 trees and from depth 4 to
+# 6, so the file decides: about 330 kB for 4 budgets of 8 alphas
+_TREES = 24
+_DEPTH = 4
+_LEAF_SHARE = 1 / 40
 _MIN_LEAF = 10
 
 
