@@ -179,14 +179,13 @@ def alpha_curves(results: Results, scale: Scale, split: str, budget: int) -> Fig
 
 
 def importances(values: Mapping[str, float]) -> Figure:
-    """Share of the variation between trials that each setting explains."""
-    return _bars({name.replace("_", " "): v * 100 for name, v in values.items()}, "%{x:.0f} %", "%")
+    """Share of the variation between trials that each setting explains, in [0, 1]."""
+    return _bars({name: value * 100 for name, value in values.items()}, METHOD_COLORS["tuned"])
 
 
-def feature_weights(values: Mapping[str, float]) -> Figure:
-    """How much each feature of the prompt moves the predicted losses."""
-    names = {name.replace("_", " "): value for name, value in values.items()}
-    return _bars(names, "%{x:.2f}", "weight", METHOD_COLORS["adaptive"])
+def feature_weights(shares: Mapping[str, float]) -> Figure:
+    """How much each feature of the prompt moves the predictor, in percent."""
+    return _bars(shares, METHOD_COLORS["adaptive"])
 
 
 def adaptive_gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
@@ -315,24 +314,22 @@ def _trial_text(trial: TrialResult) -> str:
     return safe(f"trial {trial.number}: {params}")
 
 
-def _bars(
-    values: Mapping[str, float], text: str, title: str, color: str = METHOD_COLORS["tuned"]
-) -> Figure:
-    names = sorted(values, key=lambda name: values[name])
+def _bars(shares: Mapping[str, float], color: str) -> Figure:
+    """Horizontal bars of shares in percent, the largest on top."""
+    names = sorted(shares, key=lambda name: shares[name])
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": [values[name] for name in names],
-        "y": [safe(name) for name in names],
+        "x": [shares[name] for name in names],
+        "y": [safe(name.replace("_", " ")) for name in names],
         "marker": {"color": color},
-        "texttemplate": text,
+        "texttemplate": "%{x:.0f} %",
         "textposition": "outside",
         "cliponaxis": False,
-        "hovertemplate": "%{y}: %{x:.3g}<extra></extra>",
+        "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
     }
-    most = max([abs(v) for v in values.values()], default=1.0) or 1.0
-    low = min([0.0, *values.values()])
-    x = _title(title) | {"range": [low * 1.15, most * 1.15]}
+    most = max(shares.values(), default=0.0) or 1.0
+    x = _title("%") | {"range": [0, most * 1.15]}
     return {
         "data": [bars],
         "layout": layout(70 + 30 * len(names), xaxis=x, yaxis={"showgrid": False}, bargap=0.35),

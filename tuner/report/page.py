@@ -50,6 +50,8 @@ _WORDS = (
     ),
 )
 
+_FEATURES = 12  # shown, of those the predictor reads
+
 
 class _Page:
     """Collects figures while the sections are written."""
@@ -226,12 +228,15 @@ def _adaptive(page: _Page, results: Results, scale: Scale) -> str:
         f'<div class="multiples">{plots}</div>',
         '<p class="note">Share of the report split\'s questions; blue: the best fixed alpha.</p>',
     ]
-    if results.feature_weights:
-        weights = sorted(results.feature_weights, key=lambda w: -abs(w.weight))[:12]
-        figure = figures.feature_weights({w.name: w.weight for w in weights})
+    weights = sorted(results.feature_weights, key=lambda w: -w.weight)
+    total = sum(w.weight for w in weights)
+    if total > 0:
+        shares = {w.name: 100 * w.weight / total for w in weights[:_FEATURES] if w.weight > 0}
         parts += [
             f"<h3>What it looks at</h3><p>{text(takeaways.feature_weights(results))}</p>",
-            page.figure(figure),
+            page.figure(figures.feature_weights(shares)),
+            '<p class="note">How far the predicted scores move when one feature of the prompt is '
+            "swapped between prompts, as a share of all features together.</p>",
         ]
     return _section("Alpha for each prompt", takeaways.adaptive(results, scale), *parts)
 
