@@ -244,3 +244,12 @@ def run_dir(tmp_path, results):
     results.save(folder)
     (folder / PREDICTOR_FILE).write_text(json.dumps(synthetic_predictor()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def nano_random():
+    """(model, processor): nano-llava's architecture with random weights."""
+    from studies.nano.model import build_model
+    from studies.nano.processor import build_processor
+
+    return build_model(seed=0).eval(), build_processor()
