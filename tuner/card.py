@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from resprune.config import PruningConfig
 from tuner.results import Interval, Results
 from tuner.wording import (
+    METRICS,
     Scale,
     alpha_text,
     answer,
@@ -160,13 +161,14 @@ def _made(results: Results) -> str:
         "report": "scored once, at the end",
     }
     objective = study_value(results, "study", "objective", "kind")
+    metric = study_value(results, "task", "metric")
     lines = [
         f"Study: {_text(study_name(results))}, objective {_text(objective)}, seed "
         f"{_text(study_value(results, 'study', 'seed'))}, {spent.trials:,} trials.",
         f"Model: {_text(model.id)}, revision {_text(model.revision or 'none')}, family "
         f"{_text(model.family)}{fixed}.",
-        f"Task: {_text(study_value(results, 'task', 'name'))}, metric "
-        f"{_text(study_value(results, 'task', 'metric'))}.",
+        f"Task: {_text(study_value(results, 'task', 'name'))}, metric {_text(metric)}"
+        + (f": {METRICS[str(metric)]}." if str(metric) in METRICS else "."),
         *(
             f"{part.capitalize()} split ({purpose[part]}): {_text(split.name)}, "
             f"{split.samples:,} samples on {split.images:,} images."

@@ -10,6 +10,11 @@ from tuner.results import ChosenConfig, Interval, ReportRow, Results
 
 MINUS = "\u2212"
 
+METRICS = {
+    "score": "share of questions answered right, by the task's own rule",
+    "log_likelihood": "log-likelihood of the right answer, in nats; 0 is the best there is",
+    "fidelity": "share of questions answered as the model itself answers with all tokens",
+}
 METHOD_LABELS = {
     "unpruned": "All tokens",
     "random": "Random tokens",
@@ -64,7 +69,7 @@ class Scale:
     def signed(self, difference: float) -> str:
         """Write a difference without its unit: ``+2.4``."""
         text = self.number(abs(difference))
-        if not any(digit in text for digit in "123456789"):
+        if not _counts(text):
             return text
         return ("+" if difference > 0 else MINUS) + text
 
@@ -77,11 +82,18 @@ class Scale:
         unit = " points" if self.percent else ""
         return f"{self.signed(interval.mean)}{unit} ({self.signed_range(interval)})"
 
-    def apart(self, interval: Interval) -> str:
-        """Write a difference as words: ``2.4 points above``."""
+    def apart(self, interval: Interval, name: str) -> str:
+        """Write a difference from something as words: ``2.4 points above all tokens``."""
+        size = self.number(abs(interval.mean))
+        if not _counts(size):
+            return f"Level with {name}"
         unit = " points" if self.percent else ""
-        side = "above" if interval.mean >= 0 else "below"
-        return f"{self.number(abs(interval.mean))}{unit} {side}"
+        return f"{size}{unit} {'above' if interval.mean > 0 else 'below'} {name}"
+
+
+def _counts(number: str) -> bool:
+    """Say whether a number as written is anything but zero."""
+    return any(digit in number for digit in "123456789")
 
 
 def verdict(difference: Interval) -> str:
@@ -218,7 +230,7 @@ def answer(results: Results) -> list[str]:
     ):
         if difference is None:
             continue
-        said = f"{scale.apart(difference)} {name} ({scale.signed_range(difference)})"
+        said = f"{scale.apart(difference, name)} ({scale.signed_range(difference)})"
         if verdict(difference) == "within noise":
             lines.append(
                 f"{said}: within noise. The interval covers zero, so these samples do not tell "

@@ -140,3 +140,12 @@ def test_differences_have_a_sign(value, said):
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.0004, -0.0004])
 def test_a_difference_that_rounds_to_zero_has_none(value):
     assert Scale(percent=True).signed(value) == "0.0"
+
+
+def test_two_equal_scores_are_level(results_data):
+    for row in results_data["report"]:
+        if row["name"] == "tuned" and row["budget"] == 11:
+            row["versus_paper"] = {"mean": 0.0, "low": -0.01, "high": 0.01}
+    card, _ = card_of(results_data)
+    assert "Level with the paper's default settings at the same budget" in card
+    assert "0.0 points above" not in card

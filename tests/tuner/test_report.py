@@ -156,6 +156,14 @@ def test_the_figures_hold_the_results_numbers(page, results):
     assert shown == {tuple(s * 100 for s in c.scores) for c in results.curves}
 
 
+def test_alphas_that_were_never_chosen_are_shown_as_such(results_data):
+    results_data["adaptive"][1]["alpha_histogram"] = {"0.25": 30, "2": 10}
+    figures = figures_of(Page(render(Results.model_validate(results_data))))
+    bars = [f["data"][0] for f in figures if f["data"][0].get("type") == "bar"][1]
+    assert bars["x"] == ["0", "0.25", "0.5", "0.75", "1", "2", "4"]
+    assert bars["y"] == [0, 75, 0, 0, 0, 25, 0]
+
+
 def test_the_front_is_what_no_trial_beats(results):
     found = front(results.trials)
 

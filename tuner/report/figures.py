@@ -229,15 +229,24 @@ def adaptive_gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
     }
 
 
-def alpha_histogram(row: AdaptiveRow) -> Figure:
-    """How often the predictor chose each alpha at one budget; the fixed one in blue."""
-    total = sum(row.alpha_histogram.values()) or 1
-    names = sorted(row.alpha_histogram, key=float)
+def alpha_histogram(row: AdaptiveRow, grid: Sequence[float]) -> Figure:
+    """How often the predictor chose each alpha at one budget; the fixed one in blue.
+
+    Args:
+        row: The budget's row.
+        grid: Alphas that it could choose; those it never chose are shown as such.
+
+    Returns:
+        The figure.
+    """
+    counts = {f"{alpha:g}": 0 for alpha in grid} | row.alpha_histogram
+    total = sum(counts.values()) or 1
+    names = sorted(counts, key=float)
     fixed = [float(name) == row.best_fixed_alpha for name in names]
     bars = {
         "type": "bar",
         "x": [alpha_text(float(name)) for name in names],
-        "y": [100 * row.alpha_histogram[name] / total for name in names],
+        "y": [100 * counts[name] / total for name in names],
         "marker": {"color": [METHOD_COLORS["tuned" if f else "adaptive"] for f in fixed]},
         "hovertemplate": "alpha %{x}: %{y:.1f} % of prompts<extra></extra>",
     }

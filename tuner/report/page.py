@@ -14,6 +14,7 @@ from tuner.report.tables import chip, text
 from tuner.results import KeptExample, Results
 from tuner.wording import (
     METHOD_LABELS,
+    METRICS,
     Scale,
     alpha_text,
     answer,
@@ -124,6 +125,12 @@ def _section(title: str, takeaway: str, *parts: str) -> str:
     return f"<section>\n<h2>{title}</h2>\n{lead}\n{''.join(parts)}\n</section>\n"
 
 
+def _multiples(plots: list[str]) -> str:
+    """Set small figures side by side: two or three abreast, whatever fills the rows."""
+    least = "290px" if len(plots) % 3 == 0 else "420px"
+    return f'<div class="multiples" style="--least:{least}">{"".join(plots)}</div>'
+
+
 def _answer(results: Results, scale: Scale) -> str:
     model = results.model
     task = study_value(results, "task", "name")
@@ -134,7 +141,8 @@ def _answer(results: Results, scale: Scale) -> str:
     if metric:
         about.append(f"metric {text(str(metric).replace('_', ' '))}")
     lead, *sure = [text(line) for line in answer(results)] or [""]
-    words = "".join(f"<dt>{name}</dt><dd>{meaning}</dd>" for name, meaning in _WORDS)
+    meanings = [("Score", f"{METRICS[str(metric)]}.")] if str(metric) in METRICS else []
+    words = "".join(f"<dt>{name}</dt><dd>{meaning}</dd>" for name, meaning in [*meanings, *_WORDS])
     why = "".join(f'<p class="note">{text(note)}</p>' for note in results.notes[:1])
     return (
         f'<header><p class="kicker">Pruning report · study {text(study_name(results))} · '
@@ -188,15 +196,15 @@ def _curves(page: _Page, results: Results, scale: Scale) -> str:
         )
         legend += chip("tuned", "line: chosen alpha") + chip("paper-default", "line: paper's alpha")
         budgets = sorted({c.budget for c in here}, reverse=True)
-        plots = "".join(
+        plots = [
             page.figure(figures.alpha_curves(results, scale, split, b), f"{b} tokens")
             for b in budgets
-        )
+        ]
         if len(splits) > 1:
             parts.append(f"<h3>On the {text(split)} split</h3>")
         parts.append(
-            f'<p class="legend"><b>Seed strategy:</b> {legend}</p><div class="multiples">{plots}'
-            f'</div><p class="note">On the {text(split)} split, with one standard error; a '
+            f'<p class="legend"><b>Seed strategy:</b> {legend}</p>{_multiples(plots)}'
+            f'<p class="note">On the {text(split)} split, with one standard error; a '
             "dotted line marks an alpha.</p>"
         )
     return _section(
@@ -212,10 +220,11 @@ def _adaptive(page: _Page, results: Results, scale: Scale) -> str:
     legend = chip("adaptive", "adaptive alpha") + chip("group", "best alpha per question group")
     legend += chip("tuned", "zero: the best fixed alpha")
     rows = sorted(results.adaptive, key=lambda r: -r.budget)
+    grid = sorted({alpha for curve in results.curves for alpha in curve.alphas})
     gains = page.figure(figures.adaptive_gains(rows, scale))
-    plots = "".join(
-        page.figure(figures.alpha_histogram(row), f"{row.budget} tokens") for row in rows
-    )
+    plots = [
+        page.figure(figures.alpha_histogram(row, grid), f"{row.budget} tokens") for row in rows
+    ]
     parts = [
         f'<p class="legend">{legend}</p>',
         gains,
@@ -225,7 +234,7 @@ def _adaptive(page: _Page, results: Results, scale: Scale) -> str:
         "it, and part of it is luck. Trust: how far the predictor departs from the best fixed "
         "alpha, from 0 (not at all) to 1, chosen by cross-validation on the fit split.</p>",
         f"<h3>Which alphas were chosen</h3><p>{text(takeaways.histogram(results))}</p>",
-        f'<div class="multiples">{plots}</div>',
+        _multiples(plots),
         '<p class="note">Share of the report split\'s questions; blue: the best fixed alpha.</p>',
     ]
     weights = sorted(results.feature_weights, key=lambda w: -w.weight)

@@ -108,6 +108,10 @@ def groups(results: Results, row: ReportRow) -> str:
     if len(losses) < 2:
         return "The same scores by group of questions."
     most, least = min(losses, key=lambda g: losses[g]), max(losses, key=lambda g: losses[g])
+    if scale.signed(losses[most]) == scale.signed(losses[least]):
+        return (
+            f"Against all tokens, every group changes by the same ({scale.signed(losses[most])})."
+        )
     return (
         f"Against all tokens, {most} changes most ({scale.signed(losses[most])}) and {least} "
         f"least ({scale.signed(losses[least])})."
