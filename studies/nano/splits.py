@@ -37,7 +37,7 @@ def scene_seed(split: Split, index: int) -> int:
         raise ResPruneError(f"unknown split {split!r}. {near_names(split, SPLITS)}")
     if not 0 <= index < SCENES_PER_SPLIT:
         raise ResPruneError(
-            f"scene {index} of split {split!r} is outside 0..{SCENES_PER_SPLIT - 1}"
+            f"scene {index} of split {split!r} is not from 0 to {SCENES_PER_SPLIT - 1}"
         )
     return SPLITS.index(split) * SCENES_PER_SPLIT + index
 
