@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +38,7 @@ _COMMON_END = (
     "<|assistant|>",
     "[/INST]",
 )
+_TELLING_WORDS = 3  # fewer words than that could end any question
 _ASKED, _ANSWERED, _ASKED_AGAIN = "resprunefirst", "respruneanswer", "resprunesecond"
 
 
@@ -47,11 +49,14 @@ class ChatMarkers:
     Attributes:
         user: What begins a user turn.
         end: What ends it.
+        instructions: Known answer-format instructions, as written and as the tokenizer gives them
+            back.
         from_template: Whether the processor's chat template gave them.
     """
 
     user: tuple[str, ...]
     end: tuple[str, ...]
+    instructions: tuple[str, ...]
     from_template: bool
 
 
@@ -67,15 +72,16 @@ def learn_markers(processor: Any, image_token_id: int) -> ChatMarkers:
     """
     tokenizer = processor.tokenizer
     rendered = _render(processor)
+    lines = _known_lines(tokenizer)
     if rendered is None:
-        return ChatMarkers(_COMMON_USER, _COMMON_END, from_template=False)
+        return ChatMarkers(_COMMON_USER, _COMMON_END, lines, from_template=False)
     head, between, back, tail, close = rendered
     padding = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token} - {None, ""}
     user = _common_suffix(_without(head, padding), _without(back, padding))
     end = _common_prefix(between, tail)
     users = _as_decoded([user], tokenizer)
     ends = _as_decoded([end, close], tokenizer)
-    return ChatMarkers(users or _COMMON_USER, ends or _COMMON_END, from_template=True)
+    return ChatMarkers(users or _COMMON_USER, ends or _COMMON_END, lines, from_template=True)
 
 
 def extract_question(
@@ -111,8 +117,9 @@ def extract_question(
         turn = text[begin:]
         ends = [match.start() for marker in markers.end if (match := _pattern(marker).search(turn))]
         turn = turn[: min(ends, default=0 if closed else len(turn))]
-        parts = [_without(part, special).strip() for part in turn.split(image)]
-        return strip_instructions(parts[-1] or "\n".join(part for part in parts if part))
+        asked = (strip_instructions(part, markers.instructions) for part in turn.split(image))
+        parts = [_tidy(_without(part, special)) for part in asked]
+        return parts[-1] or "\n".join(part for part in parts if part)
 
     if begins:
         return turn_from(max(begins))
@@ -120,17 +127,19 @@ def extract_question(
     return turn_from(after_image) or turn_from(0)
 
 
-def strip_instructions(text: str) -> str:
+def strip_instructions(text: str, lines: tuple[str, ...] = INSTRUCTIONS) -> str:
     """Remove known answer-format instructions from the end of a prompt.
 
     Args:
         text: The text of a user turn.
+        lines: The instructions.
 
     Returns:
         What is asked, stripped.
     """
     text = text.strip()
-    while match := _INSTRUCTION.search(text):
+    pattern = _instruction_pattern(lines)
+    while match := pattern.search(text):
         text = text[: match.start()].rstrip()
     return text
 
@@ -212,12 +221,26 @@ def _pattern(marker: str) -> re.Pattern[str]:
     return re.compile(left + body + right)
 
 
-def _instruction_pattern() -> re.Pattern[str]:
-    lines = []
-    for line in INSTRUCTIONS:
-        pieces = re.findall(r"\w+|[^\w\s]", line.rstrip(".。"))
-        lines.append(r"\s*".join(re.escape(piece) for piece in pieces))
-    return re.compile(rf"(?:^|(?<=\W))(?:{'|'.join(lines)})\s*[.。]?\s*$", re.IGNORECASE)
+@lru_cache(maxsize=16)
+def _instruction_pattern(lines: tuple[str, ...]) -> re.Pattern[str]:
+    bodies = []
+    for line in lines:
+        pieces = re.findall(r"\w+|[^\w\s]", line.rstrip(".。 "))
+        bodies.append(r"\s*".join(re.escape(piece) for piece in pieces))
+    return re.compile(rf"(?:^|(?<=\W))(?:{'|'.join(bodies)})\s*[.。]?\s*$", re.IGNORECASE)
 
 
-_INSTRUCTION = _instruction_pattern()
+def _known_lines(tokenizer: Any) -> tuple[str, ...]:
+    """The instructions and what becomes of them in a small vocabulary, where enough is left."""
+    special = set(tokenizer.all_special_tokens)
+    kept = []
+    for line in _as_decoded(INSTRUCTIONS, tokenizer):
+        words = re.findall(r"\w+", _without(line, special))
+        if line in INSTRUCTIONS or len(words) >= _TELLING_WORDS:
+            kept.append(line)
+    return tuple(kept)
+
+
+def _tidy(text: str) -> str:
+    """Undo the spaces that word-level tokenizers put before punctuation."""
+    return re.sub(r"[ \t]+([?.!,:;])", r"\1", re.sub(r"[ \t]+", " ", text)).strip()

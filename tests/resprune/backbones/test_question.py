@@ -148,6 +148,52 @@ def test_template_of_plain_content() -> None:
     assert backbone.question(ids_of(backbone, text)) == QUESTION
 
 
+def test_a_word_level_tokenizer() -> None:
+    """Spaces, case and unknown words are lost on the way; the question is found all the same."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = [
+        "what",
+        "color",
+        "is",
+        "the",
+        "dog",
+        "?",
+        "user",
+        "assistant",
+        ":",
+        "a",
+        "or",
+        ".",
+        "using",
+        "question",
+        "brown",
+        "table",
+    ]
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *known]
+    core = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
+    )
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    backbone = for_model(*tiny_llava(processor=tiny_llava_processor(tokenizer=tokenizer)))
+    suffix = "\nAnswer the question using a single word or phrase."
+    for text in (QUESTION, QUESTION + suffix):
+        prompt = backbone.chat_prompt(text) + " A brown table."
+        assert backbone.question(ids_of(backbone, prompt)) == QUESTION.lower()
+
+
 def test_a_broken_template_falls_back() -> None:
     backbone = backbone_with("{{ raise_exception('no') }}")
     assert not backbone.markers.from_template
