@@ -128,6 +128,7 @@ def _publish(run: Run, model: Any) -> None:
     build_processor().save_pretrained(part)
     record = {"seed": run.seed, "recipe": asdict(run.recipe), "torch": torch.__version__}
     (part / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (part / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
 
