@@ -54,6 +54,8 @@ class CallRecord:
         questions: The question of each row; empty for a row without an image.
         nouns: The nouns found in it, one list a row.
         kept_positions: Columns of the original row that were kept, one (n_b,) tensor a row.
+        next_positions: Position id of the token after each row, (B,) on the CPU: for decode loops
+            that pass a cache and their own position ids.
         rows: The row of each image.
         kept: Sorted kept indices of each image, (k_i,) on the CPU.
         order: The same in pick order.
@@ -70,6 +72,7 @@ class CallRecord:
     questions: list[str] = field(default_factory=list)
     nouns: list[list[str]] = field(default_factory=list)
     kept_positions: list[Tensor] = field(default_factory=list)
+    next_positions: Tensor | None = None
     rows: list[int] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     order: list[Tensor] = field(default_factory=list)
@@ -318,6 +321,7 @@ class _Pruning:
             questions=[prompts[row].question if row in prompts else "" for row in range(len(ids))],
             nouns=[list(prompts[row].nouns) if row in prompts else [] for row in range(len(ids))],
             kept_positions=prepared.kept_positions,
+            next_positions=prepared.next_positions,
             rows=rows,
             kept=kept,
             order=[selection.order.cpu() for selection in chosen],

@@ -40,14 +40,13 @@ class Prepared:
         kept_positions: Columns of the original row that were kept, padding excluded, one (n_b,)
             int64 tensor on the CPU a row.
         lengths: Kept length n_b of each row.
-        next_positions: Position id of the token after each row, shape (B,), int64, on the CPU;
-            None where it is the last position plus one.
+        next_positions: Position id of the token after each row, shape (B,), int64, on the CPU.
     """
 
     kwargs: dict[str, Any]
     kept_positions: list[Tensor]
     lengths: list[int]
-    next_positions: Tensor | None = None
+    next_positions: Tensor
 
 
 def shorten(
@@ -112,7 +111,8 @@ def shorten(
             for tokens, keep, new in zip(visual, kept, replaced, strict=True)
         ]
         kwargs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
-    return Prepared(kwargs, columns, lengths)
+    following = kwargs["position_ids"].amax(dim=1).cpu() + 1
+    return Prepared(kwargs, columns, lengths, following)
 
 
 def image_rows(input_ids: Tensor, lengths: Sequence[int], image_token_id: int) -> list[int]:

@@ -4,13 +4,14 @@
 
     processor = load_processor("Qwen/Qwen2.5-VL-7B-Instruct")
 
-Qwen's processors want torchvision for videos alone. Without it they are loaded for images only, and
-a warning says so.
+Qwen's processors, and those of LLaVA-OneVision, InternVL and SmolVLM, want torchvision for videos
+alone. Without it they are loaded for images only, and a warning says so.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from typing import Any
 
@@ -20,6 +21,9 @@ _BY_MODEL_TYPE = {
     "qwen2_vl": "Qwen2VLProcessor",
     "qwen2_5_vl": "Qwen2_5_VLProcessor",
     "qwen3_vl": "Qwen3VLProcessor",
+    "llava_onevision": "LlavaOnevisionProcessor",
+    "internvl": "InternVLProcessor",
+    "smolvlm": "SmolVLMProcessor",
 }
 IMAGES_ONLY = tuple(_BY_MODEL_TYPE.values())
 """Names of the processors that can be loaded for images only."""
@@ -39,10 +43,11 @@ def load_processor(source: str, **options: Any) -> Any:
         ImportError: It needs a package that is missing, and has no form for images only.
         OSError: There is no processor at ``source``.
     """
-    from transformers import AutoProcessor
+    import transformers
 
+    auto: Any = transformers.AutoProcessor
     try:
-        return AutoProcessor.from_pretrained(source, **options)
+        return auto.from_pretrained(source, **options)
     except (ImportError, OSError, ValueError) as error:
         # an images-only processor that was saved has no video part to load, torchvision or not
         if not isinstance(error, ImportError) and "video" not in str(error).lower():
@@ -61,7 +66,7 @@ def load_processor(source: str, **options: Any) -> Any:
 
 @functools.cache
 def images_only(name: str) -> Any:
-    """Make a Qwen processor class that takes no video processor, and so no torchvision.
+    """Make a processor class that takes no video processor, and so no torchvision.
 
     Args:
         name: One of ``IMAGES_ONLY``.
@@ -81,6 +86,13 @@ def images_only(name: str) -> Any:
     import transformers
     from transformers.processing_utils import ProcessorMixin
 
+    base: Any = ProcessorMixin
+    parent = getattr(transformers, name)
+    if name == "SmolVLMProcessor":
+        return _smolvlm_images_only(parent)
+    if not name.startswith("Qwen"):
+        return _without_videos(parent)
+
     def init(
         self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
     ) -> None:
@@ -92,9 +104,73 @@ def images_only(name: str) -> Any:
             token = getattr(tokenizer, f"vision_{edge}_token", None) or f"<|vision_{edge}|>"
             setattr(self, f"vision_{edge}_token", token)
             setattr(self, f"vision_{edge}_token_id", tokenizer.convert_tokens_to_ids(token))
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        base.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
-    return type(name, (getattr(transformers, name),), {"__init__": init})
+    return type(name, (parent,), {"__init__": init})
+
+
+def _without_videos(parent: Any) -> Any:
+    """Let a processor class set itself up as ever, its video processor left out on the way."""
+    from transformers.processing_utils import ProcessorMixin
+
+    base: Any = ProcessorMixin
+
+    class NoVideos(base):  # type: ignore[misc]
+        def __init__(
+            self, image_processor: Any, tokenizer: Any, video_processor: Any = None, **options: Any
+        ) -> None:
+            base.__init__(self, image_processor, tokenizer, **options)
+
+    def init(
+        self: Any,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: Any = None,
+        **options: Any,
+    ) -> None:
+        options.pop("video_processor", None)
+        parent.__init__(self, image_processor, tokenizer, chat_template=chat_template, **options)
+
+    return _named(parent, init, (parent, NoVideos), {})
+
+
+def _smolvlm_images_only(parent: Any) -> Any:
+    """SmolVLM's also wants num2words, for videos alone."""
+    from transformers.processing_utils import ProcessorMixin
+
+    base: Any = ProcessorMixin
+    tokens = {
+        "fake_image_token": "<fake_token_around_image>",
+        "image_token": "<image>",
+        "end_of_utterance_token": "<end_of_utterance>",
+        "global_image_token": "<global-img>",
+        "video_token": "<video>",
+    }
+
+    def init(
+        self: Any,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_len: int = 169,
+        chat_template: Any = None,
+        **options: Any,
+    ) -> None:
+        for name, token in tokens.items():
+            setattr(self, name, getattr(tokenizer, name, None) or token)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_seq_len = image_seq_len
+        base.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    own = {"apply_chat_template": base.apply_chat_template}
+    return _named(parent, init, (parent,), own)
+
+
+def _named(parent: Any, init: Any, bases: tuple[Any, ...], members: dict[str, Any]) -> Any:
+    """A class of the parent's name whose signature lacks the video processor."""
+    signature = inspect.signature(parent.__init__)
+    kept = [part for name, part in signature.parameters.items() if name != "video_processor"]
+    init.__signature__ = signature.replace(parameters=kept)
+    return type(parent.__name__, bases, {"__init__": init, **members})
 
 
 def _class_name(source: str, options: dict[str, Any]) -> str | None:

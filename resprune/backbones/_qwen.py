@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -89,7 +90,7 @@ class QwenBackbone(Backbone):
         received: Sequence[Tensor] | None = None
         if recorder is not None:
             units = recorder.scores().view(-1, self._merge**2).sum(dim=1)
-            received = self._in_raster_order(units, grids).split(lengths)
+            received = torch.split(self._in_raster_order(units, grids), lengths)
         extras = self._extras(output, len(features))
         found = []
         for image, tokens in enumerate(features):
@@ -120,13 +121,13 @@ class QwenBackbone(Backbone):
 
     def _grids(self, inputs: Mapping[str, Any]) -> Tensor:
         """Time, height and width of each image in patches, (images, 3), on the CPU."""
-        grids = inputs.get("image_grid_thw")
-        if grids is None:
+        given = inputs.get("image_grid_thw")
+        if given is None:
             raise ResPruneError(
                 f"{self.family}: pixel_values came without image_grid_thw; pass the processor's "
                 "output as it is"
             )
-        grids = grids.cpu()
+        grids: Tensor = given.cpu()
         if grids.ndim != 2 or grids.shape[1] != 3 or bool((grids[:, 0] != 1).any()):
             raise ResPruneError(
                 f"image_grid_thw is {grids.tolist()}; give one (1, height, width) in patches an "
@@ -195,7 +196,6 @@ class QwenBackbone(Backbone):
 
     def before_call(self, prepared: Prepared) -> None:
         """Tell the model where decoding goes on, for loops that pass a cache and no positions."""
-        assert prepared.next_positions is not None
         offsets = prepared.next_positions - torch.tensor(prepared.lengths)
         device = prepared.kwargs["input_ids"].device
         # the model's own memory of the last prompt: it writes this itself when not attached
@@ -216,13 +216,13 @@ class QwenBackbone(Backbone):
                     f"image {image} has {len(encoded.tokens)} visual tokens and the grid "
                     f"{encoded.grid}; give what encode gave"
                 )
-        rows = image_rows(ids, [len(image.tokens) for image in visual], self.image_token_id)
+        lengths = [len(image.tokens) for image in visual]
         given = inputs.get("mm_token_type_ids")
         types = (ids == self.image_token_id).long() if given is None else given.long().cpu()
-        self._check_runs(types, present, rows)
+        self._check_runs(types, present, image_rows(ids, lengths, self.image_token_id), lengths)
         grids = [
-            [1, rows * self._merge, columns * self._merge]
-            for rows, columns in (image.grid for image in visual)
+            [1, height * self._merge, width * self._merge]
+            for height, width in (image.grid for image in visual)
         ]
         original, _ = self.model.base_model.get_rope_index(
             ids,
@@ -233,16 +233,23 @@ class QwenBackbone(Backbone):
         result: Tensor = original
         return result
 
-    def _check_runs(self, types: Tensor, present: Tensor, rows: Sequence[int]) -> None:
+    def _check_runs(
+        self, types: Tensor, present: Tensor, rows: Sequence[int], lengths: Sequence[int]
+    ) -> None:
         """Check that each image is a run of its own, as the model's positions need."""
         for row, (kind, there) in enumerate(zip(types, present, strict=True)):
-            image = torch.nn.functional.pad((kind[there] == 1).long(), (1, 0))
-            runs = int((image.diff() == 1).sum())
-            if runs != rows.count(row):
+            runs = [
+                len(list(run))
+                for image, run in itertools.groupby((kind[there] == 1).tolist())
+                if image
+            ]
+            expected = [lengths[image] for image, place in enumerate(rows) if place == row]
+            if runs != expected:
                 raise ResPruneError(
-                    f"row {row} has {rows.count(row)} images and {runs} separate runs of image "
+                    f"row {row} has images of {expected} visual tokens and runs of {runs} image "
                     "placeholders; the model needs text between two images (its chat template "
-                    "puts vision tokens around each), and token types that fit the ids"
+                    "puts vision tokens around each), none of them masked, and token types that "
+                    "fit the ids"
                 )
 
     def _refuse_videos(self, inputs: Mapping[str, Any], ids: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,10 +67,10 @@ class ReceivedAttention:
         scale = float(self._attention.scaling)
         bounds = self._called["cu_seqlens"].tolist()
         received = torch.zeros(length, device=key.device)
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             inside = key[start:stop].permute(1, 2, 0)
             step = max(1, _CHUNK_SCORES // max(heads * (stop - start), 1))
-            for chunk in query[start:stop].split(step):
+            for chunk in torch.split(query[start:stop], step):
                 weights = (chunk.transpose(0, 1) @ inside * scale).softmax(dim=-1)
                 received[start:stop] += weights.sum(dim=(0, 1)) / (heads * (stop - start))
         return received

@@ -82,8 +82,7 @@ def _with_deepstack(pooled: Any, deepstack: Sequence[Tensor]) -> Any:
         BaseModelOutputWithDeepstackFeatures,
     )
 
-    layers = deepstack[0].shape[1]
-    return BaseModelOutputWithDeepstackFeatures(
-        pooler_output=pooled,
-        deepstack_features=[[image[:, layer] for image in deepstack] for layer in range(layers)],
-    )
+    layers: Any = [
+        [image[:, layer] for image in deepstack] for layer in range(deepstack[0].shape[1])
+    ]
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=layers)

@@ -364,6 +364,42 @@ class BackboneConformance:
             assert found == case.oracle_beams(*built, beams=3)
 
     @pytest.mark.parametrize("side", ["left", "right"])
+    def test_a_loop_by_hand_goes_on_from_the_next_positions(
+        self, case: Case, attached: Attachment, side: str
+    ) -> None:
+        """With the handle's positions a padded batch decodes as ``generate`` does alone."""
+        rows: list[list[int]] = [[0], [1, 2], []]
+        inputs = case.inputs(*rows, side=side)
+        with torch.no_grad():
+            output = case.model(**inputs)
+            record = attached.last
+            assert record is not None
+            assert record.next_positions is not None
+            lengths = torch.tensor([len(places) for places in record.kept_positions])
+            width = output.logits.shape[1]
+            column = torch.arange(width)
+            left = column >= width - lengths[:, None]
+            mask = (left if side == "left" else column < lengths[:, None]).long()
+            logits = last_logits(output.logits, mask)
+            for step in range(2):
+                for row, used in enumerate(rows):
+                    single = greedy(
+                        case.model,
+                        case.one(row, used),
+                        return_dict_in_generate=True,
+                        output_logits=True,
+                    )
+                    assert_close(logits[row][None], single.logits[step], case.tolerance)
+                mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=torch.long)], dim=1)
+                output = case.model(
+                    input_ids=logits.argmax(dim=-1, keepdim=True),
+                    attention_mask=mask,
+                    position_ids=record.next_positions[:, None] + step,
+                    past_key_values=output.past_key_values,
+                )
+                logits = output.logits[:, -1]
+
+    @pytest.mark.parametrize("side", ["left", "right"])
     def test_padded_batch_equals_one_by_one(
         self, case: Case, attached: Attachment, side: str
     ) -> None:

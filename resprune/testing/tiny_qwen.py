@@ -48,6 +48,7 @@ def tiny_qwen_tokenizer(*, vocabulary: int = 400) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    fast: Any = PreTrainedTokenizerFast
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -58,7 +59,7 @@ def tiny_qwen_tokenizer(*, vocabulary: int = 400) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
+    return fast(
         tokenizer_object=tokenizer,
         pad_token=_PAD,
         eos_token=_END,
