@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resprune import config as module
+from resprune.alpha import FEATURE_NAMES
 from resprune.config import (
     ALPHA_MAX,
     CONFIG_FILE,
@@ -360,6 +361,53 @@ def test_a_hub_that_refuses_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"^user/name: no such folder.*401 for url\)$"):
         PruningConfig.from_pretrained("user/name")
+
+
+# -- adaptive alpha ----------------------------------------------------------------------
+
+
+def predictor_data(*budgets):
+    """Return an alpha_predictor.json that gives every prompt alpha 0.5."""
+    rows = [
+        {"budget": b, "mean_losses": [0.3, 0.2], "strength": 0.0, "model": None} for b in budgets
+    ]
+    ones, zeros = [1.0], [0.0]
+    numbers = {"center": zeros, "scale": ones, "low": zeros, "high": ones, "alphas": [0.0, 0.5]}
+    return {"schema_version": 1, "features": [FEATURE_NAMES[0]], **numbers, "budgets": rows}
+
+
+def test_adaptive_alpha_brings_its_predictor(tmp_path):
+    write(tmp_path / "a", changed(("budgets", 0, "alpha"), "adaptive"))
+    write(tmp_path / "a", predictor_data(11), module.PREDICTOR_FILE)
+    config = PruningConfig.from_pretrained(tmp_path / "a")
+    config.save_pretrained(tmp_path / "b")
+    again = PruningConfig.from_pretrained(tmp_path / "b")
+    assert again.to_dict() == config.to_dict()
+    assert again.entry().alpha == "adaptive"
+    assert again.predictor is not None
+    assert again.predictor.to_dict() == predictor_data(11)
+    PruningConfig.single(11).save_pretrained(tmp_path / "b")
+    assert [p.name for p in (tmp_path / "b").iterdir()] == [CONFIG_FILE]
+
+
+def test_adaptive_alpha_without_a_predictor_is_refused(tmp_path):
+    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
+    with pytest.raises(ConfigError, match=r"'adaptive' at budget \[11\].*alpha_predictor\.json"):
+        PruningConfig.from_pretrained(tmp_path)
+
+
+def test_a_predictor_for_other_budgets_is_refused(tmp_path):
+    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
+    write(tmp_path, predictor_data(6, 22), module.PREDICTOR_FILE)
+    with pytest.raises(ConfigError, match=r"11.*6, 22"):
+        PruningConfig.from_pretrained(tmp_path)
+
+
+def test_a_damaged_predictor_names_its_file(tmp_path):
+    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
+    write(tmp_path, {**predictor_data(11), "scale": [0.0]}, module.PREDICTOR_FILE)
+    with pytest.raises(ConfigError, match=r"alpha_predictor\.json.*scale"):
+        PruningConfig.from_pretrained(tmp_path)
 
 
 # -- writing -----------------------------------------------------------------------------
