@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,14 @@ class Kept:
     positions: str = "keep"
 
 
+class _Job(NamedTuple):
+    """One outcome to compute: a sample, its sorted kept indices, a position policy."""
+
+    sample: int
+    kept: Ints
+    positions: str
+
+
 class Engine:
     """Scores settings on the samples of one split.
 
@@ -83,6 +92,7 @@ class Engine:
         reader: Reads questions into nouns.
         metric: ``score``, ``log_likelihood`` or ``fidelity``.
         batch_size: Rows of one prefill.
+        workers: Batches that run at once.
         eps: Floor of the relevance.
         progress: Called with the outcomes done and in all.
 
@@ -100,6 +110,7 @@ class Engine:
         *,
         metric: str = "score",
         batch_size: int = 32,
+        workers: int = 1,
         eps: float = 0.01,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -113,6 +124,7 @@ class Engine:
         self._memo = memo
         self._reader = reader
         self._batch_size = batch_size
+        self._workers = workers
         self._eps = eps
         self._progress = progress
         self._relevance: dict[tuple[str, str], Tensor] = {}
@@ -180,7 +192,8 @@ class Engine:
         first = self._first_tokens(setting)
         width = min(k, relevance.shape[1])
         out = np.full((len(alphas), len(self), width), -1, dtype=np.int64)
-        for members in self._image_chunks():
+
+        def expand(members: list[list[int]]) -> tuple[list[list[int]], Tensor]:
             tokens, lengths = _padded([self.visual(rows[0]).tokens for rows in members])
             most = max(len(rows) for rows in members)
             # Images with fewer questions repeat their last one; the copies are not read.
@@ -196,7 +209,10 @@ class Engine:
                 seeds,
                 gram=gram_matrix(tokens),
                 lengths=lengths,
-            ).reshape(len(members), most, len(alphas), -1)
+            )
+            return members, found.reshape(len(members), most, len(alphas), -1)
+
+        for members, found in _map(expand, list(self._image_chunks()), self._workers):
             for image, rows in enumerate(members):
                 out[:, rows, : found.shape[-1]] = found[image, : len(rows)].transpose(0, 1).numpy()
         return out
@@ -317,7 +333,7 @@ class Engine:
 
     def _values(self, requests: Sequence[Kept], kind: str) -> list[Outcome]:
         keys: list[bytes] = []
-        jobs: dict[bytes, tuple[int, Ints, str]] = {}
+        jobs: dict[bytes, _Job] = {}
         for request in requests:
             for i, row in enumerate(request.indices):
                 kept = row[row >= 0] if row.size and row[-1] < 0 else row
@@ -326,41 +342,49 @@ class Engine:
                 if key in jobs or self._memo.get(key) is not None:
                     self._memo.hits += 1
                 else:
-                    jobs[key] = (i, kept, request.positions)
+                    jobs[key] = _Job(i, kept, request.positions)
         self._run(jobs, kind)
         return [self._memo[key] for key in keys]
 
-    def _run(self, jobs: dict[bytes, tuple[int, Ints, str]], kind: str) -> None:
-        """Compute missing outcomes in batches of equal length and remember them."""
+    def _run(self, jobs: dict[bytes, _Job], kind: str) -> None:
+        """Compute missing outcomes and remember them, batch by batch."""
+        step = self._answer if kind == "answer" else self._likelihood
+
+        def compute(batch: list[bytes]) -> dict[bytes, Outcome]:
+            return dict(zip(batch, step([jobs[key] for key in batch]), strict=True))
+
+        done = 0
+        for outcomes in _map(compute, self._batches(jobs, kind), self._workers):
+            self._memo.put(outcomes)
+            self.prefills += len(outcomes)
+            done += len(outcomes)
+            if self._progress is not None:
+                self._progress(done, len(jobs))
+
+    def _batches(self, jobs: dict[bytes, _Job], kind: str) -> list[list[bytes]]:
+        """Cut jobs into batches of equal kept count and similar length."""
         ids = self._ids if kind == "answer" else self._gold
 
         def shape(key: bytes) -> tuple[str, int, int]:
-            i, kept, positions = jobs[key]
-            return positions, len(kept), len(ids[i])
+            job = jobs[key]
+            return job.positions, len(job.kept), len(ids[job.sample])
 
-        done = 0
         waiting = sorted(jobs, key=shape)
-        while done < len(waiting):
-            positions, k, length = shape(waiting[done])
-            text = length - len(self.visual(jobs[waiting[done]][0]).tokens)
-            rows = self._batch_size * _TOKENS_PER_ROW // max(_TOKENS_PER_ROW, k + text)
-            batch = [
-                key
-                for key in waiting[done : done + max(1, rows)]
-                if shape(key)[:2] == (positions, k)
-            ]
-            members = [jobs[key] for key in batch]
-            step = self._answer if kind == "answer" else self._likelihood
-            values = step([m[0] for m in members], [m[1] for m in members], positions)
-            self._memo.put(dict(zip(batch, values, strict=True)))
-            self.prefills += len(batch)
-            done += len(batch)
-            if self._progress is not None:
-                self._progress(done, len(waiting))
+        batches = []
+        start = 0
+        while start < len(waiting):
+            positions, k, length = shape(waiting[start])
+            text = length - len(self.visual(jobs[waiting[start]].sample).tokens)
+            rows = max(1, self._batch_size * _TOKENS_PER_ROW // max(_TOKENS_PER_ROW, k + text))
+            head = waiting[start : start + rows]
+            batch = [key for key in head if shape(key)[:2] == (positions, k)]
+            batches.append(batch)
+            start += len(batch)
+        return batches
 
     @torch.inference_mode()
-    def _answer(self, rows: list[int], kept: list[Ints], positions: str) -> list[Outcome]:
-        kwargs = self._prepared([self._ids[i] for i in rows], rows, kept, positions)
+    def _answer(self, jobs: list[_Job]) -> list[Outcome]:
+        kwargs = self._prepared(self._ids, jobs)
         output = self.backbone.model.generate(
             **kwargs,
             max_new_tokens=self.task.max_new_tokens,
@@ -373,8 +397,8 @@ class Engine:
         answers = output.sequences[:, kwargs["input_ids"].shape[1] :].tolist()
         chances = output.logits[0].float().log_softmax(dim=-1).cpu()
         found = []
-        for j, (i, answer) in enumerate(zip(rows, answers, strict=True)):
-            gold = self._gold[i][len(self._ids[i]) :][:1].tolist()
+        for j, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
+            gold = self._gold[job.sample][len(self._ids[job.sample]) :][:1].tolist()
             likelihood = float(chances[j, gold[0]]) if gold else None
             found.append(Outcome(self._text(tuple(answer)), likelihood))
         return found
@@ -386,13 +410,13 @@ class Engine:
         return self._texts[tokens]
 
     @torch.inference_mode()
-    def _likelihood(self, rows: list[int], kept: list[Ints], positions: str) -> list[Outcome]:
+    def _likelihood(self, jobs: list[_Job]) -> list[Outcome]:
         """Sum the log-probabilities of the gold answer's tokens, given the prompt and each other.
 
         Source: teacher forcing, as lm-evaluation-harness does for ``loglikelihood``.
         """
-        counts = [len(self._gold[i]) - len(self._ids[i]) for i in rows]
-        kwargs = self._prepared([self._gold[i] for i in rows], rows, kept, positions)
+        counts = [len(self._gold[job.sample]) - len(self._ids[job.sample]) for job in jobs]
+        kwargs = self._prepared(self._gold, jobs)
         most = max(counts)
         logits = self.backbone.model(**kwargs, logits_to_keep=most + 1, use_cache=False).logits
         chances = logits[:, :-1].float().log_softmax(dim=-1)
@@ -402,23 +426,22 @@ class Engine:
             Outcome(None, float(taken[j, most - n :].double().sum())) for j, n in enumerate(counts)
         ]
 
-    def _prepared(
-        self, ids: list[Tensor], rows: list[int], kept: list[Ints], positions: str
-    ) -> dict[str, Any]:
+    def _prepared(self, ids: Sequence[Tensor], jobs: list[_Job]) -> dict[str, Any]:
         model = self.backbone.model
-        width = max(len(row) for row in ids)
-        padded = torch.full((len(ids), width), self.backbone.pad_token_id)
+        rows = [ids[job.sample] for job in jobs]
+        width = max(len(row) for row in rows)
+        padded = torch.full((len(rows), width), self.backbone.pad_token_id)
         mask = torch.zeros_like(padded)
-        for j, row in enumerate(ids):
+        for j, row in enumerate(rows):
             padded[j, width - len(row) :] = row
             mask[j, width - len(row) :] = 1
-        visual = [self.visual(i) for i in rows]
-        indices = [torch.from_numpy(k) for k in kept]
+        visual = [self.visual(job.sample) for job in jobs]
+        indices = [torch.from_numpy(job.kept) for job in jobs]
         return self.backbone.prepare(
             {"input_ids": padded.to(model.device), "attention_mask": mask.to(model.device)},
             visual,
             indices,
-            positions=positions,
+            positions=jobs[0].positions,
             padding_side="left",
             features=[
                 image.tokens[k].to(model.device) for image, k in zip(visual, indices, strict=True)
@@ -510,6 +533,22 @@ class Engine:
         images = list(rows.values())
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             yield images[start : start + _IMAGES_AT_ONCE]
+
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def _map(function: Callable[[_In], _Out], items: Sequence[_In], workers: int) -> Iterator[_Out]:
+    """Map in order, on several threads where that is asked for (torch releases the lock)."""
+    if workers == 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def kept_of(order: Ints, k: int, positions: str = "keep") -> Kept:

@@ -14,6 +14,9 @@ from resprune.errors import StudyError, near_names
 from studies import nano
 from tuner.study import BackboneSection
 
+_SMALL_MODEL = 50_000_000  # parameters
+_MOST_WORKERS = 4  # they share one interpreter
+
 
 def model_source(name: str) -> str:
     """Return where ``from_pretrained`` finds a model.
@@ -85,10 +88,26 @@ def load_backbone(section: BackboneSection) -> Backbone:
     return backbone
 
 
-def use_all_cores() -> None:
-    """Let torch use every core, unless the user has set OMP_NUM_THREADS."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+def share_cores(backbone: Backbone) -> int:
+    """Share the cores between batches and the operations within one.
+
+    A small model on a CPU runs one batch a core, each on one thread: its operations are too short
+    to be worth splitting, and threads that wait for each other lose most when the machine is
+    busy. OMP_NUM_THREADS, where set, is the number of cores.
+
+    Args:
+        backbone: The model.
+
+    Returns:
+        How many batches to run at once.
+    """
+    if backbone.model.device.type != "cpu":
+        return 1
+    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    small = backbone.model.num_parameters() <= _SMALL_MODEL
+    workers = min(cores, _MOST_WORKERS) if small else 1
+    torch.set_num_threads(max(1, cores // workers))
+    return workers
 
 
 def _device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ from tuner.cache import Memo, VisualCache, fingerprint
 from tuner.choose import Candidate, choose_setting, floor_of, recommend
 from tuner.compare import standard_error
 from tuner.evaluate import Engine, Floats, Setting
-from tuner.models import load_backbone, use_all_cores
+from tuner.models import load_backbone, share_cores
 from tuner.objective import Scored, Search, only_one, paper_default
 from tuner.proving import (
     Intervals,
@@ -201,10 +201,10 @@ class _Run:
         self.fit: AlphaFit | None = None
         self.seconds: dict[str, float] = {}
         with self._stage("load"):
-            use_all_cores()
             self.task = tasks.make(study.task)
             self.samples = load_samples(study, self.task)
             self.backbone = load_backbone(study.backbone)
+            self.workers = share_cores(self.backbone)
             self.counts = check_model(study, self.backbone)
             key = fingerprint(self.backbone.model, self.backbone.processor)
             self.memo = Memo(run_dir / OUTCOMES_FILE, key)
@@ -488,6 +488,7 @@ class _Run:
                 self.reader,
                 metric=self.study.task.metric,
                 batch_size=self.study.backbone.batch_size,
+                workers=self.workers,
                 progress=self.progress.step,
             )
         return self.engines[split]
