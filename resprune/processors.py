@@ -11,7 +11,6 @@ alone. Without it they are loaded for images only, and a warning says so.
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from typing import Any
 
@@ -121,17 +120,47 @@ def _without_videos(parent: Any) -> Any:
         ) -> None:
             base.__init__(self, image_processor, tokenizer, **options)
 
-    def init(
+    # transformers reads the argument names off the function, to know which saved values to pass
+    def init_onevision(
         self: Any,
         image_processor: Any = None,
         tokenizer: Any = None,
+        num_image_tokens: Any = None,
+        vision_feature_select_strategy: Any = None,
         chat_template: Any = None,
-        **options: Any,
+        image_token: str = "<image>",
+        video_token: str = "<video>",
+        vision_aspect_ratio: str = "anyres_max_9",
     ) -> None:
-        options.pop("video_processor", None)
-        parent.__init__(self, image_processor, tokenizer, chat_template=chat_template, **options)
+        parent.__init__(
+            self,
+            image_processor,
+            tokenizer,
+            num_image_tokens=num_image_tokens,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            video_token=video_token,
+            vision_aspect_ratio=vision_aspect_ratio,
+        )
 
-    return _named(parent, init, (parent, NoVideos), {})
+    def init_internvl(
+        self: Any,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_length: int = 256,
+        chat_template: Any = None,
+    ) -> None:
+        parent.__init__(
+            self,
+            image_processor,
+            tokenizer,
+            image_seq_length=image_seq_length,
+            chat_template=chat_template,
+        )
+
+    init = init_internvl if parent.__name__ == "InternVLProcessor" else init_onevision
+    return type(parent.__name__, (parent, NoVideos), {"__init__": init})
 
 
 def _smolvlm_images_only(parent: Any) -> Any:
@@ -153,7 +182,6 @@ def _smolvlm_images_only(parent: Any) -> Any:
         tokenizer: Any = None,
         image_seq_len: int = 169,
         chat_template: Any = None,
-        **options: Any,
     ) -> None:
         for name, token in tokens.items():
             setattr(self, name, getattr(tokenizer, name, None) or token)
@@ -161,16 +189,8 @@ def _smolvlm_images_only(parent: Any) -> Any:
         self.image_seq_len = image_seq_len
         base.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
-    own = {"apply_chat_template": base.apply_chat_template}
-    return _named(parent, init, (parent,), own)
-
-
-def _named(parent: Any, init: Any, bases: tuple[Any, ...], members: dict[str, Any]) -> Any:
-    """A class of the parent's name whose signature lacks the video processor."""
-    signature = inspect.signature(parent.__init__)
-    kept = [part for name, part in signature.parameters.items() if name != "video_processor"]
-    init.__signature__ = signature.replace(parameters=kept)
-    return type(parent.__name__, bases, {"__init__": init, **members})
+    members = {"__init__": init, "apply_chat_template": base.apply_chat_template}
+    return type(parent.__name__, (parent,), members)
 
 
 def _class_name(source: str, options: dict[str, Any]) -> str | None:

@@ -30,11 +30,15 @@ class VisualTokens:
         tokens: In the LLM's input-embedding space, shape (T, d), the model's dtype.
         signals: Per-token signals of the vision tower by name (``cls_attention``), each of shape
             (T,), float32.
-        grid: Rows and columns; token ``i`` lies at ``divmod(i, columns)``.
+        grid: Rows and columns; token ``i`` lies at ``divmod(i, columns)``. (0, 0) where an image
+            has several views (tiles), whose tokens form no single grid; then see ``places``.
         boxes: x0, y0, x1, y1 of each token in pixels of the original image, shape (T, 4), float32;
             they pass the image's edges where the processor padded. None when the original size is
             not known.
-        extras: What some methods read beside signals.
+        extras: What some methods read beside signals, and what ``prepare`` of the same backbone
+            needs to know of each image.
+        places: Tile, row and column of each token, shape (T, 3), int64, where an image has several
+            views; tiles are numbered as the processor makes them. None where ``grid`` says it all.
     """
 
     tokens: Tensor
@@ -42,6 +46,19 @@ class VisualTokens:
     grid: tuple[int, int] = (0, 0)
     boxes: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Tensor | None = None
+
+    def tile_row_column(self) -> Tensor:
+        """Return where each token lies: its tile, and row and column in it.
+
+        Returns:
+            Shape (T, 3), int64.
+        """
+        if self.places is not None:
+            return self.places
+        index = torch.arange(len(self.tokens))
+        columns = max(self.grid[1], 1)
+        return torch.stack([torch.zeros_like(index), index // columns, index % columns], dim=1)
 
 
 class Backbone(ABC):

@@ -127,6 +127,21 @@ class Case:
 
     # -- the oracle; override for a family with other positions or embeddings --------------
 
+    def features(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """Ask the model for the features of each image, a row a placeholder: (P_i, d) each."""
+        names = [name for name in self.backbone.image_inputs if inputs.get(name) is not None]
+        taken = {name: inputs[name] for name in names}
+        return list(self.model.get_image_features(**taken, return_dict=True).pooler_output)
+
+    def kept_placeholders(self, features: Tensor, keep: Tensor) -> set[int]:
+        """Say which placeholders of an image stay when these of its visual tokens are kept."""
+        return set(keep.tolist())
+
+    def language_model(self) -> Any:
+        """The language model without its head."""
+        base = self.model.base_model
+        return base.language_model if hasattr(base, "language_model") else base.text_model
+
     def oracle_embeddings(
         self, inputs: Mapping[str, Any], kept: Sequence[Tensor], positions: str
     ) -> tuple[Tensor, Tensor]:
@@ -140,11 +155,11 @@ class Case:
         Returns:
             Embeddings (1, n, d) and position ids (1, n).
         """
-        features = self.model.get_image_features(
-            pixel_values=inputs["pixel_values"], return_dict=True
-        ).pooler_output
+        features = self.features(inputs)
         embed = self.model.get_input_embeddings()
-        chosen = [set(keep.tolist()) for keep in kept]
+        chosen = [
+            self.kept_placeholders(rows, keep) for rows, keep in zip(features, kept, strict=True)
+        ]
         vectors, places = [], []
         image, index = 0, 0
         for place, token in enumerate(inputs["input_ids"][0].tolist()):
@@ -164,7 +179,7 @@ class Case:
 
     def oracle_logits(self, embeddings: Tensor, places: Tensor) -> Tensor:
         """Run the language model alone, without a cache: (1, n, d) -> (1, n, vocabulary)."""
-        hidden = self.model.base_model.language_model(
+        hidden = self.language_model()(
             inputs_embeds=embeddings,
             position_ids=places,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
@@ -326,10 +341,9 @@ class BackboneConformance:
             embeddings, places = case.oracle_embeddings(inputs, record.kept, positions)
             expected = case.oracle_logits(embeddings, places)
         assert_close(found, expected, case.tolerance)
-        unpruned_length = inputs["input_ids"].shape[1]
-        assert found.shape[1] == unpruned_length - sum(record.visual_tokens) + sum(
-            len(keep) for keep in record.kept
-        )
+        placeholders = int((inputs["input_ids"] == case.backbone.image_token_id).sum())
+        kept = sum(len(keep) for keep in record.kept)
+        assert found.shape[1] == inputs["input_ids"].shape[1] - placeholders + kept
 
     def test_every_step_equals_an_oracle_without_cache(
         self, case: Case, attached: Attachment, positions: str
@@ -452,7 +466,8 @@ class BackboneConformance:
         )
         record = attached.last
         assert record is not None
-        shorter = sum(record.visual_tokens) - sum(len(keep) for keep in record.kept)
+        placeholders = int((inputs["input_ids"] == case.backbone.image_token_id).sum())
+        shorter = placeholders - sum(len(keep) for keep in record.kept)
         prompt = inputs["input_ids"].shape[1]
         assert int(output.past_key_values.get_seq_length()) == prompt - shorter + NEW_TOKENS - 1
         keys = output.past_key_values.layers[0].keys
@@ -534,20 +549,30 @@ class BackboneConformance:
 
     def test_boxes_tile_the_view(self, case: Case) -> None:
         """The boxes of one view leave nothing out and cover nothing twice."""
-        inputs = case.inputs([0, 1], [2, 3])
+        inputs = case.inputs([0], [1, 2], [3])
         sizes = [(image.height, image.width) for image in case.images[:4]]
-        for visual in case.backbone.encode(inputs, image_sizes=sizes):
-            rows, columns = visual.grid
-            assert len(visual.tokens) == rows * columns
+        found = case.backbone.encode(inputs, image_sizes=sizes)
+        assert len(found) == len(sizes)
+        for visual in found:
             assert visual.boxes is not None
-            boxes = visual.boxes.view(rows, columns, 4)
-            assert bool((boxes[..., 2] > boxes[..., 0]).all())
-            assert bool((boxes[..., 3] > boxes[..., 1]).all())
-            # neighbours share an edge, so nothing is left out and nothing is covered twice
-            torch.testing.assert_close(boxes[:, :-1, 2], boxes[:, 1:, 0])
-            torch.testing.assert_close(boxes[:-1, :, 3], boxes[1:, :, 1])
-            torch.testing.assert_close(boxes[:, :, 1], boxes[:, :1, 1].expand(rows, columns))
-            torch.testing.assert_close(boxes[:, :, 0], boxes[:1, :, 0].expand(rows, columns))
+            places = visual.tile_row_column()
+            assert len(places) == len(visual.boxes) == len(visual.tokens)
+            if visual.grid != (0, 0):
+                assert len(visual.tokens) == visual.grid[0] * visual.grid[1]
+            for tile in torch.unique(places[:, 0]).tolist():
+                mine = places[:, 0] == tile
+                lines = [torch.unique(places[mine, axis]).tolist() for axis in (1, 2)]
+                cells = places[mine, 1:].tolist()
+                assert cells == [[row, column] for row in lines[0] for column in lines[1]]
+                rows, columns = (len(line) for line in lines)
+                boxes = visual.boxes[mine].view(rows, columns, 4)
+                assert bool((boxes[..., 2] > boxes[..., 0]).all())
+                assert bool((boxes[..., 3] > boxes[..., 1]).all())
+                # neighbours share an edge, so nothing is left out and nothing is covered twice
+                torch.testing.assert_close(boxes[:, :-1, 2], boxes[:, 1:, 0])
+                torch.testing.assert_close(boxes[:-1, :, 3], boxes[1:, :, 1])
+                torch.testing.assert_close(boxes[:, :, 1], boxes[:, :1, 1].expand(rows, columns))
+                torch.testing.assert_close(boxes[:, :, 0], boxes[:1, :, 0].expand(rows, columns))
 
     # -- numbers --------------------------------------------------------------------------------
 
