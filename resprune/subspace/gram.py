@@ -1,9 +1,11 @@
-"""Rows of length one, their Gram matrix, and what the greedy expansion needs of their scale."""
+"""Rows of length one and the inner products between them, as the greedy expansion needs them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+_MIRRORED_FROM = 512  # rows a strip of a large Gram matrix has
 
 
 def working_dtype(tokens: Tensor) -> torch.dtype:
@@ -21,15 +23,15 @@ def unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens: Visual tokens, shape (..., T, d).
 
     Returns:
-        Unit rows (zero rows stay zero), shape (..., T, d), and lengths, shape (..., T); both in
-        float32, or float64 for float64 tokens.
+        Unit rows (zero rows stay zero), shape (..., T, d), in float32, or float64 for float64
+        tokens; and lengths in float64, shape (..., T).
     """
     values = tokens.to(working_dtype(tokens))
     tiny = torch.finfo(values.dtype).tiny
     peak = values.abs().amax(dim=-1, keepdim=True) if values.shape[-1] else values.sum(-1, True)
     scaled = values / peak.clamp_min(tiny)
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / length.clamp_min(tiny), (peak * length).squeeze(-1)
+    return scaled / length.clamp_min(tiny), (peak.double() * length.double()).squeeze(-1)
 
 
 @torch.no_grad()
@@ -45,4 +47,14 @@ def gram_matrix(tokens: Tensor) -> Tensor:
     """
     with torch.autocast(tokens.device.type, enabled=False):
         rows, _ = unit_rows(tokens)
-        return rows @ rows.transpose(-1, -2)
+        count = rows.shape[-2]
+        if rows.is_cuda or count < 2 * _MIRRORED_FROM:
+            return rows @ rows.transpose(-1, -2)
+        # Half of a symmetric product is enough: compute strips right of the diagonal, mirror them.
+        gram = rows.new_empty(*rows.shape[:-1], count)
+        for start in range(0, count, _MIRRORED_FROM):
+            stop = min(start + _MIRRORED_FROM, count)
+            strip = rows[..., start:stop, :] @ rows[..., start:, :].transpose(-1, -2)
+            gram[..., start:stop, start:] = strip
+            gram[..., stop:, start:stop] = strip[..., stop - start :].transpose(-1, -2)
+        return gram

@@ -1,32 +1,23 @@
-"""Greedy subspace expansion as an incremental residual recurrence, batched.
+"""Greedy subspace expansion: the public functions, and the choice of the exact path.
 
-Projecting from scratch costs O(T d j) at step j. The residual energies obey the recurrence of the
-pivoted Cholesky factorisation instead: with ``s`` the token just picked and ``G`` the Gram matrix,
-``c = (G[:, s] - L[:, :j] L[s, :j]^T) / sqrt(E_s)`` is its new column and ``E -= c^2``. It is run on
-unit rows, where a residual energy is already relative to the token's own norm; the norm goes into
-the weight.
+On the CPU each image is ordered by itself, lazily in blocks (``lazy``): what an image gets does not
+depend on its batch. Elsewhere the whole batch runs in lockstep without waiting for the host
+(``recurrence``).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from resprune.errors import ResPruneError
-from resprune.subspace.gram import unit_rows
+from resprune.errors import ResPruneError, near_names
+from resprune.subspace.features import Features, SharedFeatures
+from resprune.subspace.gram import unit_rows, working_dtype
+from resprune.subspace.lazy import lazy_order
+from resprune.subspace.recurrence import expand
+from resprune.subspace.rules import TOLERANCE
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Residual energy, relative to the token's own, at which a token is exhausted."""
-
-# The recurrence divides by the pivot's residual energy, so rounding grows with its inverse. On
-# ill-conditioned features float32 energies err by up to 1e-5 of the token's own while pivots stay
-# above this, and by up to 4e-3 below; so from the first pivot below it on, float64 takes over.
-_SAFE_PIVOT = 0.1
-
-# Enough rows to spread the cost of a call, few enough that their factors stay in the cache.
-_CHUNK_FLOATS = 1 << 18
+PATHS = ("auto", "lazy", "recurrence")
 
 
 def greedy_order(
@@ -81,6 +72,7 @@ def greedy_order_batch(
     gram: Tensor | None = None,
     lengths: Tensor | None = None,
     validate: bool = True,
+    path: str = "auto",
 ) -> Tensor:
     """Order the tokens of several images, each under one or several settings.
 
@@ -93,8 +85,9 @@ def greedy_order_batch(
         gram: ``gram_matrix(tokens)``, shape (B, T, T), when it is at hand.
         lengths: Count of real tokens of each image, shape (B,).
         validate: Check the values, and go on in float64 from where the picks are too
-            ill-conditioned for float32. Both need host synchronisations outside the loop; switch
-            them off inside a CUDA graph.
+            ill-conditioned for float32. On a GPU both wait for the host, before and after the
+            loop; switch them off inside a CUDA graph.
+        path: ``lazy`` (CPU alone) or ``recurrence``; ``auto`` picks by device.
 
     Returns:
         Unique indices in pick order, shape (B, min(k, T)) or (B, A, min(k, T)), int64; -1 after
@@ -106,51 +99,77 @@ def greedy_order_batch(
     Source: ResPrune, arXiv 2603.21105.
     """
     _check_shapes(tokens, weights, k, first, gram, lengths)
+    if path not in PATHS:
+        raise ResPruneError(f"unknown path {path!r}. {near_names(str(path), PATHS)}")
+    if path == "lazy" and tokens.device.type != "cpu":
+        raise ResPruneError(f"path 'lazy' runs on the CPU and tokens are on {tokens.device}.")
+    if path == "auto":
+        path = "lazy" if tokens.device.type == "cpu" else "recurrence"
     if validate:
         _check_values(tokens, weights, first, gram, lengths)
     batch, count, _ = tokens.shape
     settings = weights if weights.ndim == 3 else weights.unsqueeze(1)
     per_image = settings.shape[1]
     steps = min(k, count)
-    order = torch.empty(batch, per_image, steps, dtype=torch.int64, device=tokens.device)
-    if order.numel():
-        seeds = (
-            first if first is not None else torch.full(weights.shape[:-1], -1, device=tokens.device)
-        )
-        seeds = seeds.to(tokens.device).reshape(batch, per_image, 1)
-        chunk = (
-            max(1, _CHUNK_FLOATS // (per_image * steps * count)) if not tokens.is_cuda else batch
-        )
+    if first is None:
+        seeds = torch.full((batch, per_image), -1, device=tokens.device)
+    else:
+        seeds = first.to(tokens.device).reshape(batch, per_image)
+    if batch * per_image * steps == 0:
+        order = torch.empty(batch, per_image, steps, dtype=torch.int64, device=tokens.device)
+    else:
         with torch.autocast(tokens.device.type, enabled=False):
-            for start in range(0, batch, chunk):
-                part = slice(start, start + chunk)
-                order[part] = _order_chunk(
-                    tokens[part],
-                    None if gram is None else gram[part],
-                    settings[part],
-                    steps,
-                    seeds[part],
-                    None if lengths is None else lengths[part].to(tokens.device),
-                    refine=validate,
-                )
+            run = _order_lazily if path == "lazy" else _order_in_lockstep
+            order = run(tokens, gram, settings, steps, seeds, lengths, validate)
     return order if weights.ndim == 3 else order.squeeze(1)
 
 
-def _order_chunk(
+def _order_lazily(
     tokens: Tensor,
     gram: Tensor | None,
     weights: Tensor,
     steps: int,
     seeds: Tensor,
     lengths: Tensor | None,
-    *,
+    refine: bool,
+) -> Tensor:
+    tolerance = TOLERANCE[working_dtype(tokens)]
+    order = torch.full((*weights.shape[:2], steps), -1)
+    for image, rows in enumerate(tokens):
+        real = rows.shape[0] if lengths is None else int(lengths[image])
+        shared = None if gram is None else gram[image, :real, :real]
+        several = weights.shape[1] > 1
+        features = (SharedFeatures if several else Features)(rows[:real], shared)
+        budget = min(steps, real)
+        for setting, seed in enumerate(seeds[image].tolist()):
+            order[image, setting, :budget] = torch.tensor(
+                lazy_order(
+                    features,
+                    weights[image, setting, :real],
+                    budget,
+                    seed if seed >= 0 else None,
+                    tolerance,
+                )
+            )
+    return order
+
+
+def _order_in_lockstep(
+    tokens: Tensor,
+    gram: Tensor | None,
+    weights: Tensor,
+    steps: int,
+    seeds: Tensor,
+    lengths: Tensor | None,
     refine: bool,
 ) -> Tensor:
     rows, norms = unit_rows(tokens)
     tolerance = TOLERANCE[rows.dtype]
     gram = rows @ rows.transpose(1, 2) if gram is None else gram.to(rows.dtype)
+    lengths = None if lengths is None else lengths.to(tokens.device)
+    seeds = seeds.unsqueeze(-1)
     no_restart = torch.zeros_like(seeds, dtype=torch.bool)
-    run = _expand(gram, norms, weights, steps, seeds, no_restart, lengths, tolerance)
+    run = expand(gram, norms, weights, steps, seeds, no_restart, lengths, tolerance)
     if not refine or rows.dtype == torch.float64:
         return run.order
     unsafe = (run.safe < steps).any(dim=1)
@@ -159,7 +178,7 @@ def _order_chunk(
     # The picks made while it was safe stay, so that a smaller budget remains a prefix.
     keep = torch.arange(steps, device=tokens.device) < run.safe[unsafe].unsqueeze(-1)
     rows, norms = unit_rows(tokens[unsafe].double())
-    again = _expand(
+    again = expand(
         rows @ rows.transpose(1, 2),
         norms,
         weights[unsafe],
@@ -171,106 +190,6 @@ def _order_chunk(
     )
     run.order[unsafe] = again.order
     return run.order
-
-
-class _Run(NamedTuple):
-    """An expansion: order and restarts (B, A, steps), and how many picks were safe (B, A)."""
-
-    order: Tensor
-    restarts: Tensor
-    safe: Tensor
-
-
-def _expand(
-    gram: Tensor,
-    norms: Tensor,
-    weights: Tensor,
-    steps: int,
-    forced: Tensor,
-    forced_restarts: Tensor,
-    lengths: Tensor | None,
-    tolerance: float,
-) -> _Run:
-    """Run the recurrence.
-
-    Args:
-        gram: Inner products of the unit rows, shape (B, T, T).
-        norms: Lengths of the tokens, shape (B, T).
-        weights: Weights, shape (B, A, T).
-        steps: Count of picks.
-        forced: The first picks where they are given, -1 where free, shape (B, A, m).
-        forced_restarts: Whether a given pick began a pass, shape (B, A, m).
-        lengths: Count of real tokens, shape (B,).
-        tolerance: Relative residual energy at which a token is exhausted.
-    """
-    batch, per_image, count = weights.shape
-    runs = batch * per_image
-    device, dtype = gram.device, gram.dtype
-    never = -torch.inf
-
-    # Scores are compared by their square roots, residual norm x token norm x sqrt(weight): the
-    # same order, in half the exponent range. Scaled to at most 1 for each run.
-    scale = norms.unsqueeze(1).double() * weights.double().sqrt()
-    scale = scale / scale.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    # A restart begins at full norms, so its first pick is known beforehand. An exhausted token's
-    # score is its negative rank in that order: it loses to every token that is not exhausted, and
-    # a negative best score is the sign to restart. One argmax serves both, with no branch.
-    rank = torch.empty_like(scale, dtype=dtype)
-    ranks = torch.arange(count, device=device, dtype=dtype).expand_as(rank)
-    rank.scatter_(-1, scale.argsort(dim=-1, descending=True, stable=True), ranks)
-    full = (norms > 0).to(dtype).unsqueeze(1).expand(batch, per_image, count)
-
-    # (energy, full energy, score when exhausted): one scatter strikes a picked token from all.
-    state = torch.stack((full, full, -1 - rank), dim=2).reshape(runs, 3, count)
-    if lengths is not None:
-        real = torch.arange(count, device=device) < lengths[:, None]
-        real = real[:, None].expand(batch, per_image, count).reshape(runs, 1, count)
-        state = state.masked_fill(~real, never)
-    energy, fresh, fallback = state.unbind(1)
-    scale = scale.to(dtype).reshape(runs, count)
-    forced, forced_restarts = forced.reshape(runs, -1), forced_restarts.reshape(runs, -1)
-
-    run = torch.arange(runs, device=device)
-    image = run // per_image
-    factor = torch.empty(runs, steps, count, device=device, dtype=dtype)
-    order = torch.empty(runs, steps, device=device, dtype=torch.int64)
-    restarts = torch.zeros(runs, steps, device=device, dtype=torch.bool)
-    since = torch.zeros(runs, 1, device=device, dtype=torch.int64)  # first column of this pass
-    safe = torch.full((runs, 1), steps, device=device)
-    column_index = torch.arange(steps, device=device)
-    for step in range(steps):
-        score = torch.where(energy > tolerance, energy.sqrt().mul_(scale), fallback)
-        best, pick = score.max(dim=1)
-        restart = (best < 0) & (best > never)
-        if step < forced.shape[1]:
-            given = forced[:, step] >= 0
-            restart = torch.where(given, forced_restarts[:, step], restart)
-            pick = torch.where(given, forced[:, step], pick)
-        order[:, step] = torch.where(best == never, -1, pick)
-        if step + 1 == steps:
-            break
-        restarts[:, step] = restart
-        restart = restart.unsqueeze(1)
-        torch.where(restart, fresh, energy, out=energy)
-        since = torch.where(restart, step, since)
-
-        own = energy.gather(1, pick.unsqueeze(1))
-        column = gram[image, pick]
-        if step:
-            past = factor[:, :step]
-            mixed = past[run, :, pick] * (column_index[:step] >= since)
-            column = torch.baddbmm(column.unsqueeze(1), mixed.unsqueeze(1), past, alpha=-1)
-            column = column.squeeze(1)
-        # A token without energy (a zero vector) spans nothing.
-        spans = own > tolerance
-        column = column * torch.where(spans, own.rsqrt(), 0)
-        unsafe = spans & (own < _SAFE_PIVOT)
-        safe = torch.where(unsafe, safe.clamp_max(step + 1), safe)
-        factor[:, step] = column
-        energy.addcmul_(column, column, value=-1)
-        state.scatter_(2, pick[:, None, None].expand(runs, 3, 1), never)
-    shape = (batch, per_image)
-    return _Run(order.reshape(*shape, steps), restarts.reshape(*shape, steps), safe.reshape(shape))
 
 
 def _check_shapes(
@@ -311,7 +230,10 @@ def _check_values(
     gram: Tensor | None,
     lengths: Tensor | None,
 ) -> None:
-    if not bool(torch.isfinite(tokens).all()):
+    # The sum of a row is finite only if its entries are (or it overflows, and they are looked at).
+    if not bool(torch.isfinite(tokens.sum(dim=-1)).all()) and not bool(
+        torch.isfinite(tokens).all()
+    ):
         bad = (~torch.isfinite(tokens)).any(dim=-1).nonzero()[0].tolist()
         raise ResPruneError(
             f"tokens hold a non-finite value (image {bad[0]}, token {bad[1]}); check the encoder's "

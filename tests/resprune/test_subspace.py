@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resprune.errors import ResPruneError
-from resprune.subspace import gram_matrix, greedy_order, greedy_order_batch, reference_order
+from resprune.subspace import (
+    features,
+    gram_matrix,
+    greedy_order,
+    greedy_order_batch,
+    lazy,
+    reference_order,
+)
 from resprune.subspace.reference import residual_energy
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -79,6 +89,86 @@ def draw_weights(data: st.DataObject, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
     relevance = torch.rand(count, generator=generator).clamp_min(0.01)
     return relevance ** data.draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+
+
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """Make the lazy path look at three candidates at a time, as it does on large images."""
+    with (
+        patch.object(lazy, "_ALL_CANDIDATES", 0),
+        patch.object(lazy, "_FEWEST_CANDIDATES", 3),
+        patch.object(lazy, "_CANDIDATES_PER_ROOT", 0),
+        patch.object(lazy, "_SOON", 2),
+        patch.object(features, "_STRIP", 2),
+        patch.object(features.Features, "_whole_up_to", 0),
+        patch.object(features.SharedFeatures, "_whole_up_to", 0),
+    ):
+        yield
+
+
+@settings(max_examples=300, deadline=None)
+@given(images((torch.float32, torch.float64, torch.bfloat16)), st.data())
+def test_blocks_and_lockstep_pick_the_best_too(tokens: Tensor, data: st.DataObject) -> None:
+    count = tokens.shape[0]
+    weights = torch.stack([draw_weights(data, count) for _ in range(data.draw(st.integers(1, 3)))])
+    first = torch.tensor([[data.draw(st.integers(-1, count - 1)) for _ in weights]])
+    k = data.draw(st.integers(1, count))
+    gram = gram_matrix(tokens[None]) if data.draw(st.booleans()) else None
+    for path in ("lazy", "recurrence"):
+        with small_blocks():
+            orders = greedy_order_batch(
+                tokens[None], weights[None], k, first, gram=gram, path=path
+            )[0]
+        for order, weight, seed in zip(orders.tolist(), weights, first[0].tolist(), strict=True):
+            assert len(order) == k
+            check_greedy(tokens, weight, order, seed if seed >= 0 else None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(images(), st.data())
+def test_blocks_and_lockstep_are_nested(tokens: Tensor, data: st.DataObject) -> None:
+    count = tokens.shape[0]
+    weights = draw_weights(data, count)[None]
+    k = data.draw(st.integers(1, count))
+    for path in ("lazy", "recurrence"):
+        with small_blocks():
+            full = greedy_order_batch(tokens[None], weights, count, path=path)[0].tolist()
+            assert greedy_order_batch(tokens[None], weights, k, path=path)[0].tolist() == full[:k]
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_large_images_in_blocks(correlated: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1200, 96, generator=generator)
+    if correlated:  # a common mean, and clusters: scores collapse and blocks end early
+        tokens = tokens * 0.3 + torch.randn(96, generator=generator)
+        tokens = tokens + torch.randn(40, 96, generator=generator)[torch.arange(1200) % 40]
+    relevance = torch.rand(1200, generator=generator).clamp_min(0.01)
+    weights = torch.stack([relevance**alpha for alpha in (0.0, 0.5, 2.0)])
+    first = torch.tensor([[-1, 5, 7]])
+    expected = [
+        reference_order(tokens, weight, 60, seed if seed >= 0 else None, 1e-5).tolist()
+        for weight, seed in zip(weights, first[0].tolist(), strict=True)
+    ]
+    together = greedy_order_batch(tokens[None], weights[None], 60, first)[0]
+    assert together.tolist() == expected
+    for weight, seed, order in zip(weights, first[0].tolist(), expected, strict=True):
+        assert greedy_order(tokens, weight, 60, seed if seed >= 0 else None).tolist() == order
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nothing_waits_for_the_host() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 300, 64, generator=generator)
+    weights = torch.rand(2, 3, 300, generator=generator)
+    expected = greedy_order_batch(tokens, weights, 40, path="recurrence")
+    inputs = tokens.cuda(), weights.cuda()
+    greedy_order_batch(*inputs, 40, validate=False)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = greedy_order_batch(*inputs, 40, validate=False)
+    graph.replay()
+    assert torch.equal(captured.cpu(), expected)
 
 
 @settings(max_examples=200, deadline=None)
@@ -266,6 +356,11 @@ def test_a_gram_matrix_of_raw_rows_is_refused() -> None:
     tokens = 3 * torch.randn(1, 5, 4)
     with pytest.raises(ResPruneError, match="gram_matrix"):
         greedy_order_batch(tokens, torch.ones(1, 5), 2, gram=tokens @ tokens.transpose(1, 2))
+
+
+def test_unknown_paths_are_named() -> None:
+    with pytest.raises(ResPruneError, match="Did you mean 'lazy'"):
+        greedy_order_batch(torch.ones(1, 2, 2), torch.ones(1, 2), 1, path="lazzy")
 
 
 def test_no_tokens_give_an_empty_order() -> None:

@@ -1,0 +1,114 @@
+"""Inner products of the tokens of one image, computed where the lazy path asks for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from resprune.subspace.gram import gram_matrix, unit_rows, working_dtype
+
+_SMALL = 256  # tokens up to which the whole Gram matrix is the cheapest way
+_SMALL_SHARED = 1024  # the same where several settings share it
+_STRIP = 64  # columns at once: reading all features for one costs nearly as much
+
+
+class Features:
+    """The unit rows of one image.
+
+    Attributes:
+        norms: Lengths of the tokens in float64, shape (T,).
+        dtype: What the inner products are computed in.
+    """
+
+    _whole_up_to = _SMALL
+
+    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
+        """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand."""
+        self.dtype = working_dtype(tokens)
+        self._tokens, self._rows = tokens, tokens.to(self.dtype)
+        norms = torch.linalg.vector_norm(self._rows, dim=1)
+        # Copying T x d numbers to scale them costs as much as a pick; scale the products instead,
+        # except where squares leave the range of the dtype.
+        limit = torch.finfo(self.dtype).max ** 0.375
+        odd = ~((norms > 1 / limit) & (norms < limit))
+        if bool(odd.any()) and bool((self._rows[odd] != 0).any()):  # others than zero tokens
+            self._rows, self.norms = unit_rows(tokens)
+            self._inverse = torch.ones_like(norms)
+        else:
+            self.norms = norms.double()
+            self._inverse = torch.where(norms > 0, 1 / norms, 0)
+        if gram is None and len(tokens) <= self._whole_up_to:
+            gram = gram_matrix(tokens)
+        self._gram = None if gram is None else gram.to(self.dtype)
+        self._double: Features | None = None
+
+    def in_double(self) -> Features:
+        """The same image with inner products in float64."""
+        if self._double is None:
+            self._double = type(self)(self._tokens.double())
+        return self._double
+
+    def block(self, indices: Tensor, soon: Tensor) -> Tensor:
+        """Inner products among some tokens; not to be written to.
+
+        Args:
+            indices: The tokens, rising, shape (m,).
+            soon: Tokens that are likely to be asked for next.
+
+        Returns:
+            Shape (m, m).
+        """
+        if self._gram is None:
+            return self._block(indices, soon)
+        whole = len(indices) == len(self._gram)
+        return self._gram if whole else self._gram[indices[:, None], indices]
+
+    def columns(self, indices: Tensor) -> Tensor:
+        """Inner products of some tokens with all; a copy of shape (b, T)."""
+        return self._strip(indices) if self._gram is None else self._gram[indices]
+
+    def _block(self, indices: Tensor, soon: Tensor) -> Tensor:
+        rows, inverse = self._rows[indices], self._inverse[indices]
+        return (rows @ rows.T).mul_(inverse[:, None]).mul_(inverse)
+
+    def _strip(self, indices: Tensor) -> Tensor:
+        rows = self._rows[indices].mul_(self._inverse[indices][:, None])
+        return (rows @ self._rows.T).mul_(self._inverse)
+
+
+class SharedFeatures(Features):
+    """The unit rows of one image that several settings order: what one asked for is kept."""
+
+    _whole_up_to = _SMALL_SHARED
+
+    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
+        """As ``Features``."""
+        super().__init__(tokens, gram)
+        self._kept = torch.empty(0, len(tokens), dtype=self.dtype)
+        self._slot = torch.full((len(tokens),), -1)
+        self._used = 0
+
+    def columns(self, indices: Tensor) -> Tensor:
+        """As ``Features``; what is computed is kept."""
+        if self._gram is not None:
+            return self._gram[indices]
+        self._keep(indices, indices[:0])
+        return self._kept[self._slot[indices]]
+
+    def _block(self, indices: Tensor, soon: Tensor) -> Tensor:
+        self._keep(indices, soon)
+        return self._kept[self._slot[indices][:, None], indices]
+
+    def _keep(self, indices: Tensor, soon: Tensor) -> None:
+        missing = indices[self._slot[indices] < 0]
+        if not len(missing):
+            return
+        soon = soon[self._slot[soon] < 0]
+        missing = torch.cat((missing, soon[: max(0, _STRIP - len(missing))]))
+        start, self._used = self._used, self._used + len(missing)
+        self._slot[missing] = torch.arange(start, self._used)
+        if self._used > len(self._kept):
+            room = torch.empty(2 * self._used, len(self._slot), dtype=self.dtype)
+            room[:start] = self._kept[:start]
+            self._kept = room
+        self._kept[start : self._used] = self._strip(missing)
