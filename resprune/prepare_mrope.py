@@ -82,13 +82,12 @@ def compacted(positions: Tensor, images: Tensor) -> tuple[Tensor, int]:
         New positions (3, n), and the position after them.
     """
     new = torch.empty_like(positions)
+    owners, lengths = images.unique_consecutive(return_counts=True)
     following, start = 0, 0
-    while start < len(images):
-        stop = start + 1
-        while stop < len(images) and images[stop] == images[start]:
-            stop += 1
-        if int(images[start]) < 0:
-            part = torch.arange(stop - start).expand(3, -1)
+    for owner, length in zip(owners.tolist(), lengths.tolist(), strict=True):
+        stop = start + length
+        if owner < 0:
+            part = torch.arange(length).expand(3, -1)
         else:
             part = torch.stack(
                 [axis.unique(return_inverse=True)[1] for axis in positions[:, start:stop]]
