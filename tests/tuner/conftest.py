@@ -90,7 +90,7 @@ def synthetic_results():
         params = {"alpha": alpha, "seed_strategy": strategy, "budget": budget}
         trials.append(
             {"number": number, "params": params, "budget": budget, "score": value}
-            | {"state": "COMPLETE", "seconds": 1.5}
+            | {"state": "complete", "seconds": 1.5}
         )
     baselines = [{"name": "unpruned", "budget": None, "score": interval(UNPRUNED, 0.02)}]
     report.append(report_row("unpruned", "all tokens", None, None, None, UNPRUNED, 0))

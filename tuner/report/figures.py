@@ -60,7 +60,7 @@ def front(trials: Sequence[TrialResult]) -> list[TrialResult]:
     Returns:
         The Pareto front, fewest tokens first.
     """
-    done = [t for t in trials if t.state == "COMPLETE"]
+    done = [t for t in trials if t.state == "complete"]
     best: list[TrialResult] = []
     for trial in sorted(done, key=lambda t: (t.budget, -t.score)):
         if not best or trial.score > best[-1].score:
@@ -71,7 +71,7 @@ def front(trials: Sequence[TrialResult]) -> list[TrialResult]:
 def pareto(results: Results, scale: Scale) -> Figure:
     """Score against visual tokens: trials and front, baselines, scores on the report split."""
     factor = _factor(scale)
-    done = [t for t in results.trials if t.state == "COMPLETE"]
+    done = [t for t in results.trials if t.state == "complete"]
     spread = np.random.default_rng(0).uniform(-_SPREAD, _SPREAD, len(done))
     data: list[dict[str, Any]] = [
         {

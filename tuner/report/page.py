@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -246,8 +247,27 @@ def _adaptive(page: _Page, results: Results, scale: Scale) -> str:
             page.figure(figures.feature_weights(shares)),
             '<p class="note">How far the predicted scores move when one feature of the prompt is '
             "swapped between prompts, as a share of all features together.</p>",
+            _features(shares),
         ]
     return _section("Alpha for each prompt", takeaways.adaptive(results, scale), *parts)
+
+
+def _features(names: Iterable[str]) -> str:
+    """What the features mean, where the library knows them."""
+    from resprune.alpha import FEATURES
+
+    known = "".join(
+        f"<dt>{text(name.replace('_', ' '))}</dt><dd>{text(FEATURES[name])}</dd>"
+        for name in names
+        if name in FEATURES
+    )
+    if not known:
+        return ""
+    return (
+        "<details><summary>What the features are, and why each is looked at</summary>"
+        f'<p class="note">The map is how well each visual token matches the nouns.</p>'
+        f"<dl>{known}</dl></details>"
+    )
 
 
 def _groups(results: Results, scale: Scale) -> str:
@@ -315,8 +335,8 @@ def _importances(page: _Page, results: Results) -> str:
         "Which settings matter",
         takeaways.importances(results),
         page.figure(figures.importances(results.importances)),
-        '<p class="note">Share of the differences in score between the trials that each setting '
-        "explains.</p>",
+        '<p class="note">Share of the variance of the score over the search space that each '
+        "setting explains (functional ANOVA of the trials).</p>",
     )
 
 
