@@ -52,6 +52,8 @@ class Case:
         seed_strategy: Seed strategy; None takes the first signal, or ``l2_norm`` without one.
         tolerance: Largest difference of logits relative to the largest logit, in float32.
         bf16_tolerance: The same in bfloat16.
+        decodes_after_right_padding: Whether the model itself, unpruned, goes on rightly after a
+            prompt that is padded on the right; one whose sliding windows count padding does not.
     """
 
     model: Any
@@ -62,6 +64,7 @@ class Case:
     seed_strategy: str | None = None
     tolerance: float = 1e-5
     bf16_tolerance: float = 5e-2
+    decodes_after_right_padding: bool = True
     backbone: Backbone = field(init=False)
 
     def __post_init__(self) -> None:
@@ -382,6 +385,8 @@ class BackboneConformance:
         self, case: Case, attached: Attachment, side: str
     ) -> None:
         """With the handle's positions a padded batch decodes as ``generate`` does alone."""
+        if side == "right" and not case.decodes_after_right_padding:
+            pytest.skip("the model's sliding windows count padding, pruned or not")
         rows: list[list[int]] = [[0], [1, 2], []]
         inputs = case.inputs(*rows, side=side)
         with torch.no_grad():
@@ -436,6 +441,27 @@ class BackboneConformance:
             for keep in attached.last.kept:
                 assert torch.equal(next(kept), keep)
             assert new_tokens(greedy(case.model, single), single) == [answers[row]]
+
+    def test_a_ratio_keeps_by_image(self, case: Case, positions: str) -> None:
+        """Under a ratio images keep different counts, and beams still get their own."""
+        rows: list[list[int]] = [[0], [1, 3], [], [2]]
+        ratio = 0.4
+        inputs = case.inputs(*rows)
+        config = case.config(ratio, positions=positions)
+        with resprune.attach(case.model, case.processor, config) as attachment:
+            together = [
+                new_tokens(greedy(case.model, inputs, num_beams=beams), inputs) for beams in (1, 3)
+            ]
+            record = attachment.last
+            assert record is not None
+            assert [len(keep) for keep in record.kept] == [
+                max(1, round(ratio * count)) for count in record.visual_tokens
+            ]
+            for row, used in enumerate(rows):
+                single = case.one(row, used)
+                for beams, found in zip((1, 3), together, strict=True):
+                    alone = new_tokens(greedy(case.model, single, num_beams=beams), single)
+                    assert alone == [found[row]]
 
     def test_beams_of_a_batch_equal_one_by_one(self, case: Case, attached: Attachment) -> None:
         """Beams get the features of their own row."""

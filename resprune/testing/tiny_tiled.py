@@ -20,7 +20,7 @@ _NAMED: dict[str, dict[str, str]] = {
     "llava_next": {"image_token": "<image>"},
     "llava_onevision": {"image_token": "<image>", "video_token": "<video>"},
     "idefics3": {},
-    "smolvlm": {"image_token": "<image>"},
+    "smolvlm": {},
     "internvl": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
