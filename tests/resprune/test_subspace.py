@@ -136,6 +136,32 @@ def test_blocks_and_lockstep_are_nested(tokens: Tensor, data: st.DataObject) -> 
             assert greedy_order_batch(tokens[None], weights, k, path=path)[0].tolist() == full[:k]
 
 
+def test_a_tie_with_a_token_outside_the_block_goes_to_the_lowest_index() -> None:
+    """After token 0, token 5 ties exactly with token 3, which is not among the candidates."""
+    tokens = torch.zeros(7, 10)
+    for index, axis in ((0, 0), (1, 7), (2, 8), (3, 5), (4, 9), (6, 6)):
+        tokens[index, axis] = 1
+    tokens[5, :4] = 0.5
+    weights = torch.tensor([1.0, 0.1, 0.2, 0.75, 0.3, 1.0, 0.9])
+    for path in ("lazy", "recurrence"):
+        with small_blocks():
+            order = greedy_order_batch(tokens[None], weights[None], 7, path=path)[0]
+        assert order.tolist() == [0, 6, 3, 5, 4, 2, 1]
+
+
+@pytest.mark.parametrize("path", ["lazy", "recurrence"])
+def test_nearly_parallel_outliers_do_not_spoil_float32(path: str) -> None:
+    """Massive activations: long tokens of one direction, picked first and divided by."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(200, 64, generator=generator)
+        direction = torch.randn(64, generator=generator)
+        tokens[:6] = 1000 * (direction + 0.01 * torch.randn(6, 64, generator=generator))
+        ones = torch.ones(200)
+        expected = reference_order(tokens, ones, 60, tolerance=1e-5)
+        assert greedy_order_batch(tokens[None], ones[None], 60, path=path)[0].equal(expected)
+
+
 @pytest.mark.parametrize("correlated", [False, True])
 def test_large_images_in_blocks(correlated: bool) -> None:
     generator = torch.Generator().manual_seed(0)
