@@ -152,5 +152,5 @@ def cost(results: Results) -> str:
     return (
         f"{encoded}; of {asked:,} "
         f"outcomes that the study asked for, {share(spent.memo_hits, asked)} were remembered from "
-        "an earlier trial that kept the same tokens."
+        "an earlier setting that kept the same tokens."
     )
