@@ -34,11 +34,14 @@ def example(name: str = "nano-llava", question: str = QUESTION) -> tuple[Any, An
     Raises:
         ValueError: no shipped model has that name.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
+
+    from resprune.processors import load_processor
 
     folder = model_dir(name)
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    model.eval()
+    processor = load_processor(str(folder))
     content = [{"type": "image"}, {"type": "text", "text": question}]
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
