@@ -76,7 +76,7 @@ class RichProgress:
         if not self._in_trials:
             self._bar.update(self._task, completed=done, total=total)
 
-    def trial(self, trial: TrialResult, total: int) -> None:
+    def trial(self, trial: TrialResult, done: int, total: int) -> None:
         """Move the bar and show the best so far."""
         best = self._best.get(trial.budget)
         if best is None or trial.score > best.score:
@@ -86,10 +86,10 @@ class RichProgress:
             for budget, found in sorted(self._best.items(), reverse=True)
         )
         self._bar.update(
-            self._task, completed=trial.number + 1, total=total, description=f"best {shown}"
+            self._task, completed=done, total=total, description=f"best {shown}"
         )
-        if (trial.number + 1) % 20 == 0 or trial.number + 1 == total:
-            self._console.print(f"          trial {trial.number + 1} of {total}; best {shown}")
+        if done % 20 == 0 or done == total:
+            self._console.print(f"          trial {done} of {total}; best {shown}")
 
 
 def show_results(results: Results, run_dir: Path, console: Console) -> None:

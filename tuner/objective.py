@@ -6,13 +6,9 @@ study that was interrupted and resumed goes through the same trials as one that 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "study.journal"
 _STARTUP_TRIALS = 12
+_MOST_REPEATS = 40  # in a row, before the search space counts as exhausted
 _OPTIONS = ("pooling", "normalization", "positions")
 _DIRECTIONS: dict[str, list[Literal["minimize", "maximize"]]] = {
     "pareto": ["maximize", "minimize"],
@@ -71,6 +68,8 @@ class Search:
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
+        from tuner.journal import HeldLock, mend_journal
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = study
         self._counts = list(counts.values())
@@ -78,7 +77,8 @@ class Search:
         path = run_dir / JOURNAL_FILE
         mend_journal(path)
         try:
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+            lock: Any = HeldLock()
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
             self._study = optuna.create_study(
                 study_name=study.study.name,
                 storage=storage,
@@ -112,11 +112,10 @@ class Search:
 
         kind = self._config.study.objective.kind
         while self.finished < self._config.study.trials:
-            trial = self._next()
-            params: Params = {
-                name: trial._suggest(name, space) for name, space in self._space.items()
-            }
-            setting, budget = self.setting(params)
+            trial = self._new_trial()
+            if trial is None:
+                return
+            setting, budget = self.setting(trial.params)
             begin = time.perf_counter()
             scored = evaluate(setting, budget)
             trial.set_user_attr("score", scored.score)
@@ -146,7 +145,7 @@ class Search:
         return [
             TrialResult(
                 number=trial.number,
-                params={**trial.params, "alpha": round(float(trial.params["alpha"]), 6)},
+                params=_rounded(trial.params),
                 budget=int(trial.user_attrs["budget"]),
                 score=float(trial.user_attrs["score"]),
                 state="complete",
@@ -183,8 +182,7 @@ class Search:
         defaults = {name: getattr(self._config.search, name)[0] for name in _OPTIONS}
         chosen = {name: str(params.get(name, default)) for name, default in defaults.items()}
         strategy = str(params.get("seed_strategy", self._config.search.seed_strategy[0]))
-        # Steps of a float add up to 1.9000000000000001.
-        alpha = round(float(params["alpha"]), 6)
+        alpha = float(_rounded(params)["alpha"])
         setting = Setting(alpha=alpha, seed_strategy=strategy, **chosen)
         return setting, int(params.get("budget", self._counts[0]))
 
@@ -225,8 +223,29 @@ class Search:
 
         seed = np.random.SeedSequence([self._config.study.seed, number]).generate_state(1)[0]
         return optuna.samplers.TPESampler(
-            seed=int(seed), n_startup_trials=_STARTUP_TRIALS, constant_liar=False
+            seed=int(seed),
+            n_startup_trials=_STARTUP_TRIALS,
+            multivariate=True,  # the best alpha depends on the budget
+            constant_liar=False,
         )
+
+    def _new_trial(self) -> optuna.trial.Trial | None:
+        """Ask for a trial whose parameters were not tried yet; None when there seems to be none.
+
+        The sampler knows nothing of what repeats; a repeated trial is marked as failed, which
+        samplers ignore, and the next number draws with a seed of its own.
+        """
+        import optuna
+
+        tried = [trial.params for trial in self.trials()]
+        for _ in range(_MOST_REPEATS):
+            trial = self._next()
+            for name, space in self._space.items():
+                trial._suggest(name, space)
+            if _rounded(trial.params) not in tried:
+                return trial
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return None
 
     def _next(self) -> optuna.trial.Trial:
         """Go on with the trial that an interruption left running, else ask for the next one."""
@@ -240,73 +259,11 @@ class Search:
         return optuna.trial.Trial(self._study, left[0]._trial_id) if left else self._study.ask()
 
 
+def _rounded(params: Mapping[str, Any]) -> Params:
+    """Steps of a float add up to 1.9000000000000001."""
+    return {**params, "alpha": round(float(params["alpha"]), 6)}
+
+
 def paper_default(family: str) -> tuple[float, str]:
     """Return alpha and seed strategy that the paper names for a family (arXiv 2603.21105)."""
     return PAPER_DEFAULTS.get(family, UNTESTED_DEFAULT)
-
-
-def mend_journal(path: Path) -> None:
-    """Drop a torn last line, which a kill can leave; refuse a journal damaged elsewhere.
-
-    Args:
-        path: The journal; it may not exist yet.
-
-    Raises:
-        StudyError: A line that is not the last is damaged; the message says how to go on.
-    """
-    if not path.is_file():
-        return
-    for stale in path.parent.glob(f"{path.name}.lock*"):  # of a process that was killed
-        stale.unlink(missing_ok=True)
-    raw = path.read_bytes()
-    good = 0
-    lines = raw.splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        if not _whole(line):
-            if number < len(lines):
-                raise StudyError(
-                    f"{path}: damaged at line {number} of {len(lines)}; restore it from a copy, "
-                    "or move it away to start again (outcomes already computed are kept)"
-                )
-            warnings.warn(
-                f"{path}: the last line was torn by an interruption and is dropped; its step is "
-                "repeated",
-                stacklevel=2,
-            )
-            os.truncate(path, good)
-            return
-        good += len(line)
-
-
-def _whole(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-@contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder, so that no second process works on it.
-
-    Raises:
-        StudyError: Another process holds it, or it cannot be written.
-    """
-    path = run_dir / ".lock"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise StudyError(
-            f"{run_dir}: cannot be written ({error.strerror}); change its permissions or choose "
-            "another folder with --runs"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(
-                f"{run_dir}: another process is running this study; wait for it to end, or choose "
-                "another folder with --runs"
-            ) from None
-        yield

@@ -29,8 +29,9 @@ from tuner.cache import Memo, VisualCache, fingerprint
 from tuner.choose import Candidate, choose_setting, floor_of, recommend
 from tuner.compare import standard_error
 from tuner.evaluate import Engine, Floats, Setting
+from tuner.journal import only_one
 from tuner.models import load_backbone, share_cores
-from tuner.objective import Scored, Search, only_one, paper_default
+from tuner.objective import Scored, Search, paper_default
 from tuner.proving import (
     Intervals,
     Panel,
@@ -72,7 +73,7 @@ class Progress(Protocol):
     def step(self, done: int, total: int) -> None:
         """Some outcomes or images of the stage are done."""
 
-    def trial(self, trial: TrialResult, total: int) -> None:
+    def trial(self, trial: TrialResult, done: int, total: int) -> None:
         """A trial is complete."""
 
 
@@ -85,7 +86,7 @@ class Silent:
     def step(self, done: int, total: int) -> None:
         """Do nothing."""
 
-    def trial(self, trial: TrialResult, total: int) -> None:
+    def trial(self, trial: TrialResult, done: int, total: int) -> None:
         """Do nothing."""
 
 
@@ -254,8 +255,8 @@ class _Run:
                 report, [p for p in panels if p.budget == recommended], study.report.examples
             )
         tune_intervals = self._intervals(tune)
-        notes = [reason, *verdicts(rows, adaptive), *self._notes()]
         trials = search.trials()
+        notes = [reason, *verdicts(rows, adaptive), *self._notes(len(trials))]
         return Results(
             study=study.model_dump(mode="json"),
             environment=self._environment(),
@@ -317,7 +318,7 @@ class _Run:
 
         search = Search(self.study, self.counts, self.backbone.family, self.run_dir)
         total = self.study.study.trials
-        search.run(evaluate, lambda trial: self.progress.trial(trial, total))
+        search.run(evaluate, lambda trial: self.progress.trial(trial, search.finished, total))
         return search
 
     def _curves(self, tune: Engine) -> tuple[dict[int, list[Candidate]], list[AlphaCurve]]:
@@ -560,8 +561,10 @@ class _Run:
         found["dtype"] = str(model.dtype).removeprefix("torch.")
         return found
 
-    def _notes(self) -> list[str]:
+    def _notes(self, trials: int) -> list[str]:
         notes = []
+        if trials < self.study.study.trials:
+            notes.append(f"The search space held no more than {trials} settings that differ.")
         if self.paper.seed_strategy != paper_default(self.backbone.family)[1]:
             notes.append(
                 "The vision tower has no CLS token, so the paper's default was run with the seed "

@@ -21,18 +21,21 @@ def test_a_clear_winner_wins():
 
 
 def test_near_ties_go_to_the_middle_of_the_plateau():
-    # one question in a hundred is half a paired standard error or less (se 1.0 of one image)
-    rng = np.random.default_rng(0)
-    noise = [(rng.random(100) < 0.7).astype(float) for _ in range(2)]
-    low, mid, high = (noise[0].copy() for _ in range(3))
-    high[:2] = 1 - high[:2]
+    # 0.25 answers 70 questions; 0.5 and 0.75 win 10 others and lose 11: one less, but a paired
+    # standard error of sqrt(21) questions
+    best = np.array([1.0] * 70 + [0.0] * 30)
+    near = best.copy()
+    near[:11], near[70:80] = 0.0, 1.0
     pool = [
-        Candidate(Setting(0.25, "l2_norm"), low),
-        Candidate(Setting(0.5, "l2_norm"), mid),
-        Candidate(Setting(0.75, "l2_norm"), low.copy()),
+        Candidate(Setting(0.25, "l2_norm"), best),
+        Candidate(Setting(0.5, "l2_norm"), near),
+        Candidate(Setting(0.75, "l2_norm"), near),
         candidate(8.0, 5),
     ]
     assert choose_setting(pool, IMAGES).setting.alpha == 0.5
+    # with a lead of 9 questions there is no tie
+    near[11:19] = 0.0
+    assert choose_setting(pool, IMAGES).setting.alpha == 0.25
 
 
 def test_ties_of_seed_strategies_go_to_the_better_one():

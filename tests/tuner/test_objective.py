@@ -5,7 +5,8 @@ import json
 import pytest
 
 from resprune.errors import StudyError
-from tuner.objective import JOURNAL_FILE, Scored, Search, mend_journal, only_one
+from tuner.journal import mend_journal, only_one
+from tuner.objective import JOURNAL_FILE, Scored, Search
 from tuner.study import study_from_dict
 
 COUNTS = {22: 22, 11: 11, 6: 6}
@@ -110,6 +111,14 @@ def test_a_finished_study_runs_nothing_more_and_can_be_extended(tmp_path, uninte
     search = Search(study(trials=24), COUNTS, "llava", tmp_path)
     search.run(evaluate)
     assert found(search) == uninterrupted
+
+
+def test_no_setting_is_tried_twice_and_a_small_space_ends(tmp_path, uninterrupted):
+    assert len({tuple(sorted(params.items())) for _, params, _, _ in uninterrupted}) == 24
+    config = study("pareto", trials=24, alpha=[0.0, 2.0], seed_strategy=["l2_norm"])
+    search = Search(config, COUNTS, "llava", tmp_path)
+    search.run(evaluate)
+    assert search.finished == 6  # two alphas at three budgets
 
 
 def test_another_seed_gives_other_trials(tmp_path, uninterrupted):

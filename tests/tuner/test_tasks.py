@@ -120,7 +120,7 @@ def test_an_image_that_is_no_image(folder):
 def test_jsonl_missing_splits_samples_and_ids(folder):
     write(folder, ROW, {**ROW, "id": "tune-1"})
     task = tasks.get("jsonl", folder=str(folder))
-    with pytest.raises(StudyError, match="no split 'tun'.*Did you mean 'tune'"):
+    with pytest.raises(StudyError, match=r"no split 'tun'.*Did you mean 'tune'"):
         task.samples("tun", 1)
     with pytest.raises(StudyError, match="the file has 2; ask for fewer"):
         task.samples("tune", 3)
@@ -133,7 +133,7 @@ def test_jsonl_missing_splits_samples_and_ids(folder):
 
 
 def test_unknown_task_and_option():
-    with pytest.raises(StudyError, match="unknown task 'json'. Did you mean 'jsonl'"):
+    with pytest.raises(StudyError, match=r"unknown task 'json'. Did you mean 'jsonl'"):
         tasks.get("json")
     with pytest.raises(StudyError, match="unexpected keyword argument 'colour'"):
         tasks.get("nano-scenes", colour=1)
