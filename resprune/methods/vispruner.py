@@ -7,7 +7,7 @@ from torch import Tensor
 
 from resprune.methods._common import attention_of, by_score
 from resprune.methods.base import MethodOptions, Selection, SelectionInput, budget_of, register
-from resprune.subspace.gram import unit_rows
+from resprune.subspace import gram_matrix
 
 _DROPPED_A_ROUND = 8
 
@@ -48,10 +48,11 @@ def drop_duplicates(tokens: Tensor, rest: Tensor, count: int) -> Tensor:
     Returns:
         Indices, shape (count,), int64.
     """
-    rows, _ = unit_rows(tokens)
-    while len(rest) > count:
-        first, second = rest[::2], rest[1::2]
-        duplicate = (rows[first] @ rows[second].T).amax(dim=1)
-        dropped = min(_DROPPED_A_ROUND, len(rest) - count)
-        rest = torch.cat((first[by_score(duplicate)[dropped:]], second))
-    return rest
+    similar = gram_matrix(tokens[rest])
+    left = torch.arange(len(rest), device=tokens.device)
+    while len(left) > count:
+        first, second = left[::2], left[1::2]
+        duplicate = similar[first[:, None], second].amax(dim=1)
+        dropped = min(_DROPPED_A_ROUND, len(left) - count)
+        left = torch.cat((first[by_score(duplicate)[dropped:]], second))
+    return rest[left]

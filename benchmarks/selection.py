@@ -1,0 +1,328 @@
+"""Time the selection: ``python benchmarks/selection.py --out docs/performance``.
+
+Compares ``greedy_order`` with textbook Gram-Schmidt, with the same picks from the full Gram matrix,
+and with the rivals that choose before the LLM; measures sweeps over (alpha, seed) and growth with
+T, d and k. Runs are interleaved, so that a machine that slows down slows all of them; figures are
+medians. Writes ``selection.json``, ``selection.md`` and ``selection.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resprune import methods
+from resprune.methods import MethodOptions, SelectionInput
+from resprune.subspace import gram_matrix, greedy_order, greedy_order_batch
+
+SHAPES = [
+    (196, 128, 43),
+    (576, 4096, 64),
+    (576, 4096, 128),
+    (576, 4096, 192),
+    (1296, 3584, 128),
+    (1296, 3584, 256),
+    (2880, 4096, 160),
+    (2880, 4096, 320),
+    (2880, 4096, 640),
+    (16384, 3584, 1024),
+]
+SWEEPS = [(196, 128, 43), (576, 4096, 64), (2880, 4096, 160)]
+GREEDY_RIVALS = ("divprune", "cdpruner", "scope", "vispruner")
+OTHER_RIVALS = ("cls_attention", "visionzip")
+LARGEST_SQUARE = 4096  # tokens up to which rivals that compare all pairs are run
+Timings = dict[str, float]
+
+
+def image(kind: str, count: int, width: int, seed: int = 0) -> SelectionInput:
+    """An image of ``independent`` Gaussian tokens, or of ``correlated`` ones.
+
+    Correlated tokens share a mean (mean cosine near 0.5), lie in clusters of twelve and have a
+    falling spectrum, so scores collapse as they do on features of a vision tower.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    if kind == "independent":
+        tokens = normal(count, width)
+    else:
+        rank = max(1, width // 4)
+        spectrum = torch.arange(1, rank + 1).float() ** -0.7
+        tokens = (normal(count, rank) * spectrum) @ normal(rank, width) / 8
+        clusters = 0.15 * normal(max(1, count // 12), width)
+        tokens += clusters[torch.randint(0, len(clusters), (count,), generator=generator)]
+        tokens += 0.25 * normal(width) + 0.05 * normal(count, width)
+    tokens *= 1 + 0.3 * torch.rand(count, 1, generator=generator)
+    relevance = torch.rand(count, generator=generator).clamp_min(0.01)
+    attention = torch.rand(count, generator=generator) ** 4
+    return SelectionInput(tokens, relevance, {"cls_attention": attention})
+
+
+def gram_schmidt(tokens: Tensor, weights: Tensor, k: int) -> Tensor:
+    """The textbook: one pass over the (T, d) features for each pick."""
+    energy = tokens.square().sum(dim=1)
+    basis = tokens.new_empty(k, tokens.shape[1])
+    taken = torch.zeros(len(tokens), dtype=torch.bool)
+    order = torch.empty(k, dtype=torch.int64)
+    for step in range(k):
+        pick = (energy * weights).masked_fill_(taken, -torch.inf).argmax()
+        order[step], taken[pick] = pick, True
+        row = tokens[pick].clone()
+        row -= (basis[:step] @ row) @ basis[:step]
+        basis[step] = row / row.norm()
+        energy -= (tokens @ basis[step]).square()
+    return order
+
+
+def full_gram(tokens: Tensor, weights: Tensor, k: int) -> Tensor:
+    """The pivoted-Cholesky recurrence on the whole Gram matrix; also what CDPruner's code costs."""
+    gram = tokens @ tokens.T
+    energy = gram.diagonal().clone()
+    factor = tokens.new_empty(k, len(tokens))
+    taken = torch.zeros(len(tokens), dtype=torch.bool)
+    order = torch.empty(k, dtype=torch.int64)
+    for step in range(k):
+        pick = (energy * weights).masked_fill_(taken, -torch.inf).argmax()
+        order[step], taken[pick] = pick, True
+        column = gram[pick] - factor[:step, pick] @ factor[:step]
+        factor[step] = column * energy[pick].rsqrt()
+        energy -= factor[step].square()
+    return order
+
+
+def medians(runs: dict[str, Callable[[], object]], repeats: int) -> Timings:
+    """Median milliseconds of each, interleaved, after one run to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def machine_rates() -> tuple[float, float]:
+    """Operations a second of a skinny matrix product, and bytes a second of a pass over memory."""
+    left, right = torch.randn(64, 4096), torch.randn(2880, 4096)
+    took = medians({"product": lambda: left @ right.T, "read": lambda: right.norm(dim=1)}, 7)
+    product = 2 * 64 * right.numel() / (took["product"] / 1e3)
+    return product, 4 * right.numel() / (took["read"] / 1e3)
+
+
+def floor_ms(count: int, width: int, k: int, rates: tuple[float, float]) -> float:
+    """The larger of: reading the features once; the products of k picks with all tokens."""
+    return 1e3 * max(2 * count * width * k / rates[0], 4 * count * width / rates[1])
+
+
+def time_shape(shape: tuple[int, int, int], kind: str, batch: int, args: Any) -> Timings:
+    """One row of the table."""
+    count, width, k = shape
+    inputs = image(kind, count, width)
+    assert inputs.relevance is not None
+    tokens, weights = inputs.tokens, inputs.relevance**0.5
+    if batch > 1:
+        many = torch.stack([image(kind, count, width, seed).tokens for seed in range(batch)])
+        each = weights.expand(batch, count)
+        return medians({"resprune": lambda: greedy_order_batch(many, each, k)}, args.repeats)
+    runs: dict[str, Callable[[], object]] = {
+        "resprune": lambda: greedy_order(tokens, weights, k),
+        "gram_schmidt": lambda: gram_schmidt(tokens, weights, k),
+    }
+    for name in (*GREEDY_RIVALS, *OTHER_RIVALS):
+        if count > LARGEST_SQUARE and name in GREEDY_RIVALS:
+            continue
+        method = methods.get(name)
+        runs[name] = partial(method.select, inputs, k, MethodOptions())
+    if "cdpruner" in runs:  # as published; the method here runs on the lazy path itself
+        runs["cdpruner"] = lambda: full_gram(tokens, weights, k)
+    return medians(runs, args.repeats)
+
+
+def time_sweep(shape: tuple[int, int, int], kind: str, repeats: int) -> Timings:
+    """10 alphas x 3 seed strategies, with and without the Gram matrix at hand."""
+    count, width, k = shape
+    inputs = image(kind, count, width)
+    assert inputs.relevance is not None
+    tokens, relevance = inputs.tokens, inputs.relevance
+    alphas = [0.25 * step for step in range(10)]
+    seeds = [int(tokens.norm(dim=1).argmax()), int(relevance.argmax())]
+    seeds.append(int(inputs.signals["cls_attention"].argmax()))
+    pairs = list(itertools.product(alphas, seeds))
+    weights = torch.stack([relevance**alpha for alpha, _ in pairs])[None]
+    first = torch.tensor([[seed for _, seed in pairs]])
+    gram = gram_matrix(tokens)[None]
+    runs: dict[str, Callable[[], object]] = {
+        "sweep": lambda: greedy_order_batch(tokens[None], weights, k, first),
+        "sweep_with_gram": lambda: greedy_order_batch(tokens[None], weights, k, first, gram=gram),
+        "all_singly": lambda: [
+            greedy_order(tokens, weight, k, seed)
+            for weight, (_, seed) in zip(weights[0], pairs, strict=True)
+        ],
+    }
+    took = medians(runs, repeats)
+    took["single"] = took.pop("all_singly") / len(pairs)
+    return took
+
+
+def growth(kind: str, repeats: int) -> list[dict[str, Any]]:
+    """Time against T, d and k, one at a time, around (1152, 2048, 96)."""
+    rows: list[dict[str, Any]] = []
+    for axis, values in {
+        "T": (288, 576, 1152, 2304, 4608),
+        "d": (512, 1024, 2048, 4096, 8192),
+        "k": (24, 48, 96, 192, 384),
+    }.items():
+        for value in values:
+            shape = {"T": 1152, "d": 2048, "k": 96} | {axis: value}
+            inputs = image(kind, shape["T"], shape["d"])
+            assert inputs.relevance is not None
+            tokens, weights = inputs.tokens, inputs.relevance**0.5
+            runs: dict[str, Callable[[], object]] = {
+                "resprune": partial(greedy_order, tokens, weights, shape["k"]),
+                "gram_schmidt": partial(gram_schmidt, tokens, weights, shape["k"]),
+            }
+            rows.append({"axis": axis, **shape, **medians(runs, repeats)})
+    return rows
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables."""
+    rivals = (*GREEDY_RIVALS, *OTHER_RIVALS)
+    lines = [f"Measured on {result['machine']}; load {result['load']}.", ""]
+    head = ["T, d, k", "features", "threads", "ResPrune ms", "floor ms", "Gram-Schmidt", *rivals]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in result["shapes"]:
+        if row["batch"] > 1:
+            continue
+        took = row["ms"]
+        ratios = [took[name] / took["resprune"] if name in took else None for name in rivals]
+        cells = [
+            f"{row['shape'][0]}, {row['shape'][1]}, {row['shape'][2]}",
+            row["kind"],
+            str(row["threads"]),
+            f"{took['resprune']:.2f}",
+            f"{row['floor_ms']:.2f}",
+            f"{took['gram_schmidt'] / took['resprune']:.1f}x",
+            *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| T, d, k | features | threads | batch 16: ms an image |", "|---|---|---|---|"]
+    for row in result["shapes"]:
+        if row["batch"] > 1:
+            shape = ", ".join(map(str, row["shape"]))
+            each = row["ms"]["resprune"] / row["batch"]
+            lines.append(f"| {shape} | {row['kind']} | {row['threads']} | {each:.2f} |")
+    lines += ["", "| sweep of 30 at T, d, k | features | in singles | with the Gram matrix |"]
+    lines.append("|---|---|---|---|")
+    for row in result["sweeps"]:
+        took = row["ms"]
+        ratio = [took[name] / took["single"] for name in ("sweep", "sweep_with_gram")]
+        shape = ", ".join(map(str, row["shape"]))
+        lines.append(f"| {shape} | {row['kind']} | {ratio[0]:.1f} | {ratio[1]:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(result: dict[str, Any]) -> str:
+    """Growth with T, d and k on log-log axes, as SVG."""
+    side, gap = 220, 60
+    series = {"resprune": "#1f77b4", "gram_schmidt": "#d62728", "floor": "#555555"}
+    rows = result["growth"]
+    values = [row[name] for row in rows for name in series]
+    low, high = math.log(min(values)), math.log(max(values))
+    body = []
+    for panel, axis in enumerate("Tdk"):
+        x0, mine = gap + panel * (side + gap), [row for row in rows if row["axis"] == axis]
+        left, right = math.log(mine[0][axis]), math.log(mine[-1][axis])
+        body.append(
+            f'<rect x="{x0}" y="30" width="{side}" height="{side}" fill="none" stroke="#999"/>'
+        )
+        body.append(f'<text x="{x0 + side / 2}" y="{side + 65}" text-anchor="middle">{axis}</text>')
+        for row in mine:
+            x = x0 + side * (math.log(row[axis]) - left) / (right - left)
+            body.append(f'<text x="{x}" y="{side + 45}" text-anchor="middle">{row[axis]}</text>')
+        for name, colour in series.items():
+            points = " ".join(
+                f"{x0 + side * (math.log(row[axis]) - left) / (right - left):.1f},"
+                f"{30 + side * (high - math.log(row[name])) / (high - low):.1f}"
+                for row in mine
+            )
+            body.append(
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            )
+    for place, (name, colour) in enumerate(series.items()):
+        body.append(f'<text x="{gap + 120 * place}" y="18" fill="{colour}">{name}</text>')
+    for power in range(math.ceil(low / math.log(10)), math.floor(high / math.log(10)) + 1):
+        y = 30 + side * (high - power * math.log(10)) / (high - low)
+        body.append(f'<text x="{gap - 5}" y="{y:.1f}" text-anchor="end">{10.0**power:g} ms</text>')
+    width, height = 3 * (side + gap) + gap, side + 75
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="11">{"".join(body)}</svg>\n'
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/performance"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--kinds", nargs="+", default=["independent", "correlated"])
+    parser.add_argument(
+        "--largest", type=int, default=16384, help="leave out shapes of more tokens"
+    )
+    args = parser.parse_args(argv)
+    result: dict[str, Any] = {
+        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "load": round(os.getloadavg()[0], 2),
+        "shapes": [],
+        "sweeps": [],
+    }
+    for threads, kind in itertools.product(args.threads, args.kinds):
+        torch.set_num_threads(threads)
+        rates = machine_rates()
+        for shape in SHAPES:
+            for batch in (1, 16) if shape[0] <= 1296 else (1,):
+                if shape[0] <= args.largest:
+                    took = time_shape(shape, kind, batch, args)
+                    row = {"shape": shape, "kind": kind, "threads": threads, "batch": batch}
+                    row |= {"ms": took, "floor_ms": floor_ms(*shape, rates)}
+                    result["shapes"].append(row)
+                    print(json.dumps(row), flush=True)
+        if threads == args.threads[0]:
+            for shape in SWEEPS:
+                took = time_sweep(shape, kind, args.repeats)
+                result["sweeps"].append({"shape": shape, "kind": kind, "ms": took})
+                print(json.dumps(result["sweeps"][-1]), flush=True)
+    torch.set_num_threads(args.threads[0])
+    rates = machine_rates()
+    result["growth"] = growth(args.kinds[-1], args.repeats)
+    for row in result["growth"]:
+        row["floor"] = floor_ms(row["T"], row["d"], row["k"], rates)
+    args.out.mkdir(parents=True, exist_ok=True)
+    texts = {"json": json.dumps(result, indent=1), "md": markdown(result), "svg": figure(result)}
+    for suffix, text in texts.items():
+        beside = args.out / f".selection.{suffix}"
+        beside.write_text(text)
+        os.replace(beside, args.out / f"selection.{suffix}")
+    print(texts["md"])
+
+
+if __name__ == "__main__":
+    main()
