@@ -4,6 +4,9 @@ A scene is 112 x 112 pixels, which the vision tower cuts into 14 x 14 patches of
 4 to 12 objects (8 shapes x 8 colours, about 3 x 3 patches each, centred on a patch within 1.2
 pixels; 60 % carry a digit tag) over a textured background with 14 to 34 pieces of clutter, a third
 of them in the objects' own colours.
+
+A wide scene is twice as wide or twice as high, with the same objects and twice the clutter; no
+object lies across the middle.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ BACKGROUND, MIXED = -1, -2
 
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
+_Mask = npt.NDArray[np.uint8]
+_Labels = npt.NDArray[np.int8]
 
 _CLUTTER_COLORS: tuple[Rgb, ...] = (
     (120, 80, 40),
@@ -82,34 +87,64 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """Size of a picture in squares of 112 x 112 pixels (14 x 14 patches)."""
+
+    across: int = 1
+    down: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.across * IMAGE_SIZE, self.down * IMAGE_SIZE
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.down * GRID, self.across * GRID
+
+
+SQUARE, LANDSCAPE, PORTRAIT = Canvas(), Canvas(across=2), Canvas(down=2)
+
+
+@dataclass(frozen=True)
 class Scene:
     """A scene's ground truth; the image and the patch labels are drawn when first asked for."""
 
     seed: int
     objects: tuple[SceneObject, ...]
+    canvas: Canvas = SQUARE
 
     @cached_property
-    def _drawn(self) -> tuple[Image.Image, npt.NDArray[np.int8], npt.NDArray[np.int8]]:
-        return _draw(self.objects, self.seed)
+    def _drawn(self) -> tuple[Image.Image, _Mask, _Mask]:
+        return _draw(self.objects, self.seed, self.canvas)
 
     @property
     def image(self) -> Image.Image:
-        """The picture: RGB, 112 x 112 pixels."""
+        """The picture: RGB, 112 x 112 pixels, or as large as the canvas."""
         return self._drawn[0]
 
+    def labels(self, rows: int, columns: int) -> tuple[_Labels, _Labels]:
+        """Return labels (n, 3) and owners (n,) as below, of n = rows x columns even cells."""
+        return _label_patches(self.objects, *self._drawn[1:], (rows, columns))
+
+    @cached_property
+    def _labels(self) -> tuple[_Labels, _Labels]:
+        return self.labels(*self.canvas.grid)
+
     @property
-    def patch_labels(self) -> npt.NDArray[np.int8]:
+    def patch_labels(self) -> _Labels:
         """(196, 3) shape, colour and digit index of each patch in raster order.
 
         `BACKGROUND` (-1) where there is none, `MIXED` (-2) where an object covers less than a
         quarter of the patch. The digit is given where its tag covers at least half of the patch.
         """
-        return self._drawn[1]
+        return self._labels[0]
 
     @property
-    def patch_objects(self) -> npt.NDArray[np.int8]:
+    def patch_objects(self) -> _Labels:
         """(196,) index into `objects` of each patch, -1 where `patch_labels` names none."""
-        return self._drawn[2]
+        return self._labels[1]
 
 
 def generate_scene(seed: int) -> Scene:
@@ -117,8 +152,18 @@ def generate_scene(seed: int) -> Scene:
     return Scene(seed, sample_objects(random.Random(f"objects-{seed}")))
 
 
+def generate_wide_scene(seed: int) -> Scene:
+    """Return the wide scene of a seed: landscape where the seed is even, else portrait."""
+    canvas = PORTRAIT if seed % 2 else LANDSCAPE
+    rng = random.Random(f"objects-wide-{seed}")
+    return Scene(seed, sample_objects(rng, canvas=canvas), canvas)
+
+
 def sample_objects(
-    rng: random.Random, least: int = MIN_OBJECTS, most: int = MAX_OBJECTS
+    rng: random.Random,
+    least: int = MIN_OBJECTS,
+    most: int = MAX_OBJECTS,
+    canvas: Canvas = SQUARE,
 ) -> tuple[SceneObject, ...]:
     """Draw a layout of about `least` to `most` objects that do not overlap.
 
@@ -134,7 +179,7 @@ def sample_objects(
     for shape, color in zip(shapes, colors, strict=True):
         while tries < 600:
             tries += 1
-            column, row = rng.randint(1, GRID - 2), rng.randint(1, GRID - 2)
+            column, row = _draw_center(rng, canvas.across), _draw_center(rng, canvas.down)
             if all(max(abs(column - o.column), abs(row - o.row)) >= 3 for o in objects):
                 break
         else:
@@ -142,6 +187,12 @@ def sample_objects(
         digit = rng.randrange(10) if rng.random() < 0.6 else None
         objects.append(SceneObject(shape, color, digit, column, row))
     return tuple(objects)
+
+
+def _draw_center(rng: random.Random, squares: int) -> int:
+    """A patch that is not at the edge of its square, along one side of the canvas."""
+    square = rng.randrange(squares) if squares > 1 else 0
+    return square * GRID + rng.randint(1, GRID - 2)
 
 
 def _draw_names(rng: random.Random, names: Sequence[str], count: int, singles: int) -> list[str]:
@@ -195,23 +246,24 @@ def _outline(name: str) -> list[Point]:
     raise ValueError(f"no outline is known for {name!r}")
 
 
-def _background(noise: np.random.RandomState) -> Image.Image:
+def _background(noise: np.random.RandomState, size: tuple[int, int]) -> Image.Image:
     base = noise.randint(60, 190) + noise.randint(-18, 19, 3)
     coarse = np.clip(noise.randn(8, 8, 3) * 14 + base, 0, 255).astype(np.uint8)
-    smooth = Image.fromarray(coarse).resize((IMAGE_SIZE,) * 2, Image.Resampling.BILINEAR)
-    grain = np.asarray(smooth).astype(np.float32) + noise.randn(IMAGE_SIZE, IMAGE_SIZE, 1) * 7
+    smooth = Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+    grain = np.asarray(smooth).astype(np.float32) + noise.randn(size[1], size[0], 1) * 7
     return Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))
 
 
-def _draw_clutter(draw: ImageDraw.ImageDraw, rng: random.Random) -> None:
-    for _ in range(rng.randint(14, 34)):
+def _draw_clutter(draw: ImageDraw.ImageDraw, rng: random.Random, canvas: Canvas) -> None:
+    area = canvas.across * canvas.down
+    for _ in range(rng.randint(14 * area, 34 * area)):
         if rng.random() < 0.35:
             fill: Rgb = rng.choice(tuple(COLORS.values()))
         elif rng.random() < 0.6:
             fill = rng.choice(_CLUTTER_COLORS)
         else:
             fill = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-        x, y = rng.uniform(0, IMAGE_SIZE), rng.uniform(0, IMAGE_SIZE)
+        x, y = rng.uniform(0, canvas.size[0]), rng.uniform(0, canvas.size[1])
         kind = rng.random()
         if kind < 0.35:
             length, angle = rng.uniform(6, 26), rng.uniform(0, 2 * math.pi)
@@ -246,14 +298,15 @@ def _draw_digit(draw: ImageDraw.ImageDraw, digit: int, left: int, top: int) -> N
 
 
 def _draw(
-    objects: Sequence[SceneObject], seed: int
-) -> tuple[Image.Image, npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    objects: Sequence[SceneObject], seed: int, canvas: Canvas
+) -> tuple[Image.Image, _Mask, _Mask]:
+    """The picture, and which object (from 1; 0: none) and whose digit tag each pixel shows."""
     rng = random.Random(f"render-{seed}")
     # RandomState's streams are frozen across numpy versions, unlike Generator's.
-    image = _background(np.random.RandomState(rng.randrange(2**31)))
+    image = _background(np.random.RandomState(rng.randrange(2**31)), canvas.size)
     draw = ImageDraw.Draw(image)
-    _draw_clutter(draw, rng)
-    mask, tags = (Image.new("L", (IMAGE_SIZE, IMAGE_SIZE), 0) for _ in range(2))
+    _draw_clutter(draw, rng, canvas)
+    mask, tags = (Image.new("L", canvas.size, 0) for _ in range(2))
     mask_draw, tag_draw = ImageDraw.Draw(mask), ImageDraw.Draw(tags)
     for number, o in enumerate(objects, start=1):
         radius, angle = rng.uniform(9.3, 11.2), rng.uniform(-0.12, 0.12)
@@ -277,21 +330,21 @@ def _draw(
             _draw_digit(draw, o.digit, left, top)
             mask_draw.rectangle([left, top, left + 7, top + 8], fill=number)
             tag_draw.rectangle([left, top, left + 7, top + 8], fill=number)
-    labels, owners = _label_patches(objects, np.asarray(mask), np.asarray(tags))
-    return image, labels, owners
+    return image, np.asarray(mask), np.asarray(tags)
 
 
-def _by_patch(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    blocks = mask.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).transpose(0, 2, 1, 3)
-    return blocks.reshape(PATCHES, PATCH_SIZE * PATCH_SIZE)
+def _by_patch(mask: _Mask, grid: tuple[int, int]) -> _Mask:
+    (rows, columns), (height, width) = grid, mask.shape
+    blocks = mask.reshape(rows, height // rows, columns, width // columns).transpose(0, 2, 1, 3)
+    return blocks.reshape(rows * columns, -1)
 
 
 def _label_patches(
-    objects: Sequence[SceneObject], mask: npt.NDArray[np.uint8], tags: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
-    labels = np.full((PATCHES, 3), BACKGROUND, np.int8)
-    owners = np.full(PATCHES, -1, np.int8)
-    pixels, tag_pixels = _by_patch(mask), _by_patch(tags)
+    objects: Sequence[SceneObject], mask: _Mask, tags: _Mask, grid: tuple[int, int]
+) -> tuple[_Labels, _Labels]:
+    pixels, tag_pixels = _by_patch(mask, grid), _by_patch(tags, grid)
+    labels = np.full((len(pixels), 3), BACKGROUND, np.int8)
+    owners = np.full(len(pixels), -1, np.int8)
     for patch in np.flatnonzero((pixels > 0).any(1)):
         areas = np.bincount(pixels[patch], minlength=len(objects) + 1)[1:]
         owner = int(areas.argmax())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from resprune.errors import ResPruneError, near_names
 from studies.nano.questions import generate_questions
-from studies.nano.scenes import generate_scene
+from studies.nano.scenes import Scene, generate_scene
 
 Split = Literal["train", "monitor", "tune", "fit", "report"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -42,10 +43,16 @@ def scene_seed(split: Split, index: int) -> int:
     return SPLITS.index(split) * SCENES_PER_SPLIT + index
 
 
-def iter_questions(split: Split, count: int, offset: int = 0) -> list[NanoQuestion]:
+def iter_questions(
+    split: Split,
+    count: int,
+    offset: int = 0,
+    scene: Callable[[int], Scene] = generate_scene,
+) -> list[NanoQuestion]:
     """Return questions `offset` to `offset + count - 1` of a split, 8 in a row to an image.
 
     Deterministic, and a larger count extends a smaller one; no (image, text) pair comes twice.
+    `scene` draws the scene of a seed: `generate_scene` or `generate_wide_scene`.
 
     Raises:
         ResPruneError: the split is unknown, or count or offset is negative.
@@ -57,7 +64,7 @@ def iter_questions(split: Split, count: int, offset: int = 0) -> list[NanoQuesti
     for index in range(offset // QUESTIONS_PER_IMAGE, -(-end // QUESTIONS_PER_IMAGE)):
         seed = scene_seed(split, index)
         image_id = f"{split}-{index:06d}"
-        asked = generate_questions(generate_scene(seed), seed, QUESTIONS_PER_IMAGE)
+        asked = generate_questions(scene(seed), seed, QUESTIONS_PER_IMAGE)
         for number, q in enumerate(asked):
             if offset <= index * QUESTIONS_PER_IMAGE + number < end:
                 name = f"{image_id}-{number}"
