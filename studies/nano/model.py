@@ -71,7 +71,7 @@ def build_model(seed: int) -> Any:
     model.tie_weights()
     generator = torch.Generator().manual_seed(seed + 5)
     _look_at_neighbours(model.model.vision_tower, generator)
-    _compare_tokens(model.model.language_model, generator)
+    compare_tokens(model.model.language_model, generator)
     return model
 
 
@@ -113,18 +113,24 @@ def _turn(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return turned
 
 
-def _compare_tokens(
-    language_model: Any, generator: torch.Generator, sharpness: float = 1.7, copying: float = 0.4
+def compare_tokens(
+    language_model: Any,
+    generator: torch.Generator,
+    sharpness: float = 1.7,
+    copying: float = 0.4,
+    fast: int = 6,
 ) -> None:
-    """Add one orthogonal matrix to W_q and W_k, and Z, Z^T to W_v, W_o, above the first layer."""
+    """Add one orthogonal matrix to W_q and W_k, and Z, Z^T to W_v, W_o, above the first layer.
+
+    The `fast` first rotary frequencies, which would blur a comparison across distance, are damped.
+    """
 
     def orthogonal() -> torch.Tensor:
         basis: torch.Tensor = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0]
         return basis
 
-    # The six fast rotary frequencies would blur a comparison across distance.
     damping = torch.ones(HEADS, 2, HEAD_WIDTH // 2)
-    damping[:, :, :6] = 0.25
+    damping[:, :, :fast] = 0.25
     with torch.no_grad():
         for layer in list(language_model.layers)[1:]:
             attention = layer.self_attn

@@ -49,13 +49,41 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> Any:
-    """Build the word-level tokenizer: lower-cased, split at spaces, punctuation and digits."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    """Build the tokenizer in LLaVA-1.5's style."""
+    from tokenizers import processors
+
+    words = vocabulary()
+    first = processors.TemplateProcessing(
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A $B",
+        special_tokens=[(BOS, words.index(BOS))],
+    )
+    return build_word_tokenizer(
+        words,
+        first,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[IMAGE],
+    )
+
+
+def build_word_tokenizer(words: list[str], post_processor: Any = None, **special: Any) -> Any:
+    """Build a word-level tokenizer: lower-cased, split at spaces, punctuation and digits.
+
+    Args:
+        words: tokens in order of their ids.
+        post_processor: what adds tokens to a text, if anything does.
+        **special: names of the special tokens, as `PreTrainedTokenizerFast` takes them.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer_class: Any = PreTrainedTokenizerFast
-    ids = {token: i for i, token in enumerate(vocabulary())}
-    core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    core = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(words)}, unk_token=UNKNOWN)
+    )
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -64,19 +92,14 @@ def build_tokenizer() -> Any:
             pre_tokenizers.Digits(individual_digits=True),
         ]
     )
-    core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
-    )
+    if post_processor is not None:
+        core.post_processor = post_processor
     return tokenizer_class(
         tokenizer_object=core,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        additional_special_tokens=[IMAGE],
         padding_side="left",
         model_max_length=512,
         clean_up_tokenization_spaces=False,
+        **special,
     )
 
 
