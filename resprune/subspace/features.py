@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resprune.subspace.gram import gram_matrix, unit_rows, working_dtype
+from resprune.subspace.gram import check_finite, gram_matrix, unit_rows, working_dtype
 
 _SMALL = 256  # tokens up to which the whole Gram matrix is the cheapest way
 _SMALL_SHARED = 1024  # the same where several settings share it
@@ -23,7 +23,11 @@ class Features:
     _whole_up_to = _SMALL
 
     def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
-        """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand."""
+        """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand.
+
+        Raises:
+            ResPruneError: A token that is not finite.
+        """
         self.dtype = working_dtype(tokens)
         self._tokens, self._rows = tokens, tokens.to(self.dtype)
         norms = torch.linalg.vector_norm(self._rows, dim=1)
@@ -31,7 +35,10 @@ class Features:
         # except where squares leave the range of the dtype.
         limit = torch.finfo(self.dtype).max ** 0.375
         odd = ~((norms > 1 / limit) & (norms < limit))
-        if bool(odd.any()) and bool((self._rows[odd] != 0).any()):  # others than zero tokens
+        strange = bool(odd.any())
+        if strange:
+            check_finite(self._rows)
+        if strange and bool((self._rows[odd] != 0).any()):  # others than zero tokens
             self._rows, self.norms = unit_rows(tokens)
             self._inverse = torch.ones_like(norms)
         else:

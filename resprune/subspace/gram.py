@@ -5,12 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from resprune.errors import ResPruneError
+
 _MIRRORED_FROM = 512  # rows a strip of a large Gram matrix has
 
 
 def working_dtype(tokens: Tensor) -> torch.dtype:
     """Float64 for float64 tokens, else float32 (so bfloat16 features are never squared as such)."""
     return torch.float64 if tokens.dtype == torch.float64 else torch.float32
+
+
+def check_finite(tokens: Tensor) -> None:
+    """Refuse tokens, shape (..., T, d), that are not finite.
+
+    Raises:
+        ResPruneError: It names the first such token.
+    """
+    finite = torch.isfinite(tokens).all(dim=-1)
+    if not bool(finite.all()):
+        *image, token = (~finite).nonzero()[0].tolist()
+        place = f"image {image[0]}, token {token}" if image else f"token {token}"
+        raise ResPruneError(
+            f"tokens hold a non-finite value ({place}); check the encoder's output (float16 "
+            "overflow is the usual cause: load the model in bfloat16 or float32)."
+        )
 
 
 def unit_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:

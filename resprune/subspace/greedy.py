@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resprune.errors import ResPruneError, near_names
 from resprune.subspace.features import Features, SharedFeatures
-from resprune.subspace.gram import unit_rows, working_dtype
+from resprune.subspace.gram import check_finite, unit_rows, working_dtype
 from resprune.subspace.lazy import lazy_order
 from resprune.subspace.recurrence import expand
 from resprune.subspace.rules import TOLERANCE
@@ -107,6 +107,8 @@ def greedy_order_batch(
         path = "lazy" if tokens.device.type == "cpu" else "recurrence"
     if validate:
         _check_values(tokens, weights, first, gram, lengths)
+        if path == "recurrence":  # the lazy path sees it in the norms it needs anyhow
+            check_finite(tokens)
     batch, count, _ = tokens.shape
     settings = weights if weights.ndim == 3 else weights.unsqueeze(1)
     per_image = settings.shape[1]
@@ -230,15 +232,6 @@ def _check_values(
     gram: Tensor | None,
     lengths: Tensor | None,
 ) -> None:
-    # The sum of a row is finite only if its entries are (or it overflows, and they are looked at).
-    if not bool(torch.isfinite(tokens.sum(dim=-1)).all()) and not bool(
-        torch.isfinite(tokens).all()
-    ):
-        bad = (~torch.isfinite(tokens)).any(dim=-1).nonzero()[0].tolist()
-        raise ResPruneError(
-            f"tokens hold a non-finite value (image {bad[0]}, token {bad[1]}); check the encoder's "
-            "output (float16 overflow is the usual cause: load the model in bfloat16 or float32)."
-        )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise ResPruneError(
             "weights hold negative or non-finite values; make them with relevance_weights."

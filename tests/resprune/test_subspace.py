@@ -384,6 +384,15 @@ def test_a_gram_matrix_of_raw_rows_is_refused() -> None:
         greedy_order_batch(tokens, torch.ones(1, 5), 2, gram=tokens @ tokens.transpose(1, 2))
 
 
+@pytest.mark.parametrize("path", ["lazy", "recurrence"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_token_that_is_not_finite_is_named(path: str, value: float) -> None:
+    tokens = torch.randn(1, 5, 4)
+    tokens[0, 3, 2] = value
+    with pytest.raises(ResPruneError, match="token 3"):
+        greedy_order_batch(tokens, torch.ones(1, 5), 2, path=path)
+
+
 def test_unknown_paths_are_named() -> None:
     with pytest.raises(ResPruneError, match="Did you mean 'lazy'"):
         greedy_order_batch(torch.ones(1, 2, 2), torch.ones(1, 2), 1, path="lazzy")
