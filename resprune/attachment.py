@@ -227,7 +227,7 @@ class Attachment:
         """Check a call; None when it has nothing to prune."""
         entry = self.config.entry(budget)
         fixed = None if alpha is None else check_alpha(alpha)
-        if kwargs.get("pixel_values_videos") is not None:
+        if self.backbone.has_video(kwargs):
             warnings.warn(
                 "this call has a video, which passes through unpruned with all its images",
                 stacklevel=4,

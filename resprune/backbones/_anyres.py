@@ -131,7 +131,8 @@ class AnyresBackbone(Backbone):
                     signals={}
                     if recorded is None
                     else {self.seed_signals[0]: recorded[image][:, 0].index_select(0, chosen)},
-                    grid=(self._side, self._side) if count == 1 else (0, 0),
+                    # a long thin image may have nothing but its base view once it is unpadded
+                    grid=(self._side, self._side) if len(chosen) == layout.base else (0, 0),
                     boxes=None if original is None else self._boxes(layout, original),
                     extras={_NEWLINES: layout.newline.nonzero()[:, 0]},
                     places=self._places(layout),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from torch import Tensor
 from resprune.backbones._boxes import even_boxes
 from resprune.errors import ResPruneError
 from resprune.prepare import Prepared
+
+_LABEL_TOKENS = 24  # of the text before an image, enough for a frame's label
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,29 @@ def placeholder_runs(input_ids: Tensor, image_token_id: int) -> list[Run]:
     return [
         Run(row, start, stop - start) for (row, start), (_, stop) in zip(starts, stops, strict=True)
     ]
+
+
+def shows_frames(
+    inputs: Mapping[str, Any], image_token_id: int, tokenizer: Any, label: re.Pattern[str]
+) -> bool:
+    """Say whether images are the frames of a video, which such processors label in the text.
+
+    Args:
+        inputs: The processor's output.
+        image_token_id: Id of the placeholder.
+        tokenizer: The processor's tokenizer.
+        label: What ends the text before a frame's placeholders.
+
+    Returns:
+        True when one is.
+    """
+    ids = inputs.get("input_ids")
+    if ids is None or inputs.get("pixel_values") is None:
+        return False
+    return any(
+        label.search(tokenizer.decode(ids[run.row, max(0, run.start - _LABEL_TOKENS) : run.start]))
+        for run in placeholder_runs(ids, image_token_id)
+    )
 
 
 def tiled_boxes(original: tuple[int, int], tiles: tuple[int, int], side: int) -> Tensor:

@@ -155,6 +155,17 @@ class Backbone(ABC):
             One count an image, in order.
         """
 
+    def has_video(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a call has a video; such a call passes through unpruned.
+
+        Args:
+            inputs: The processor's output.
+
+        Returns:
+            True when it has one.
+        """
+        return inputs.get("pixel_values_videos") is not None
+
     def image_counts(self, input_ids: Tensor) -> list[int]:
         """Count the images of each row.
 

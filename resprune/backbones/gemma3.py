@@ -141,12 +141,15 @@ class Gemma3Backbone(Backbone):
     ) -> Prepared:
         """Turn kept indices into shorter inputs; see ``Backbone.prepare``.
 
-        ``token_type_ids`` that the processor left out stay out: the model then attends forward
-        only, pruned or not.
+        ``token_type_ids`` that were left out are derived from the ids, as the processor gives them:
+        without them the model would attend forward only.
         """
+        types = inputs.get("token_type_ids")
+        if types is None:
+            types = (inputs["input_ids"] == self.image_token_id).long()
         return pack_features(
             super().prepare(
-                inputs,
+                {**inputs, "token_type_ids": types},
                 visual,
                 kept,
                 positions=positions,

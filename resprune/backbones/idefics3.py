@@ -14,6 +14,7 @@ from resprune.backbones._towers import PatchAttention, check_image_sizes
 from resprune.backbones._views import (
     check_boxes,
     placeholder_runs,
+    shows_frames,
     split_counts,
     tiled_boxes,
     view_places,
@@ -23,6 +24,9 @@ from resprune.errors import ResPruneError, UnsupportedModelError
 
 _RECEIVED = "received_attention"
 _WHOLE_TAG = "<global-img>"
+_FRAME = re.compile(
+    r"Frame\s+from\s+\d+\s*:\s*\d+\s*:\s*<fake_token_around_image>\s*<global-img>\s*$"
+)
 _TILE_TAG = re.compile(r"<row_(\d+)_col_(\d+)>")
 
 
@@ -104,6 +108,10 @@ class Idefics3Backbone(Backbone):
                 )
             )
         return found
+
+    def has_video(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a call has a video: its frames come as images labelled with their time."""
+        return shows_frames(inputs, self.image_token_id, self.tokenizer, _FRAME)
 
     def image_lengths(self, inputs: Mapping[str, Any]) -> list[int]:
         """Return the placeholders of each image, from the ids and their tags."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from resprune.backbones._views import (
     check_boxes,
     pack_features,
     placeholder_runs,
+    shows_frames,
     split_counts,
     tiled_boxes,
     view_places,
@@ -25,6 +27,7 @@ from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.prepare import Prepared
 
 _CLS = "cls_attention"
+_FRAME = re.compile(r"Frame\s*\d+\s*:\s*<img>\s*$")
 
 
 @register
@@ -102,6 +105,10 @@ class InternVLBackbone(Backbone):
                 )
             )
         return found
+
+    def has_video(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a call has a video: its frames come as images labelled ``Frame1:``."""
+        return shows_frames(inputs, self.image_token_id, self.tokenizer, _FRAME)
 
     def image_lengths(self, inputs: Mapping[str, Any]) -> list[int]:
         """Return the placeholders of each image, a run of ids each."""
