@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from studies.nano.loop import Draws, Run
 from studies.nano.processor import PIXEL_MEAN, PIXEL_STD
 from studies.nano.questions import Question, ask
-from studies.nano.scenes import GRID, IMAGE_SIZE, PATCHES, Scene, SceneObject, generate_scene
+from studies.nano.scenes import IMAGE_SIZE, PATCHES, Scene, SceneObject, generate_scene
 from studies.nano.splits import Split, scene_seed
 
 LABELS = ("shape", "color", "digit", "object", "center")
@@ -44,32 +44,54 @@ class SceneArrays:
 
 
 def patch_targets(scene: Scene) -> npt.NDArray[np.int8]:
-    """Return the labels (196, 5) of a scene, in the order of `LABELS`."""
-    centers = np.zeros(PATCHES, np.int8)
-    centers[[o.row * GRID + o.column for o in scene.objects]] = 1
+    """Return the labels (196, 5; more for a wide scene), in the order of `LABELS`."""
+    rows, columns = scene.canvas.grid
+    centers = np.zeros(rows * columns, np.int8)
+    centers[[o.row * columns + o.column for o in scene.objects]] = 1
     return np.concatenate(
         [scene.patch_labels, scene.patch_objects[:, None], centers[:, None]], axis=1
     )
 
 
+Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]
+
+
 def prepare_scenes(run: Run, split: Split, count: int) -> SceneArrays:
     """Draw the first scenes of a split, a share in each process, unless they are on disk."""
-    names = {"pixels": ((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), "labels": ((PATCHES, 5), np.int8)}
-    folder = run.out / "data"
     scenes = [generate_scene(scene_seed(split, i)) for i in range(count)]
-    paths = {name: folder / f"{split}-{name}.npy" for name in names}
+    shapes = (IMAGE_SIZE, IMAGE_SIZE, 3), (PATCHES, len(LABELS))
+    pixels, labels = prepare_arrays(run, split, scenes, shapes, _draw)
+    return SceneArrays(pixels, labels, [s.objects for s in scenes])
+
+
+def _draw(scene: Scene) -> Drawn:
+    return np.asarray(scene.image), patch_targets(scene)
+
+
+def prepare_arrays(
+    run: Run,
+    split: Split,
+    scenes: Sequence[Scene],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    draw: Callable[[Scene], Drawn],
+) -> Drawn:
+    """Return pixels and labels of scenes, of these shapes each, from disk where they lie there."""
+    kinds = {"pixels": (shapes[0], np.uint8), "labels": (shapes[1], np.int8)}
+    paths = {name: run.out / "data" / f"{split}-{name}.npy" for name in kinds}
     missing = not all(p.exists() for p in paths.values())
     run.wait()
     if missing:
-        shares = {n: shared_array(run, paths[n], (count, *s), t) for n, (s, t) in names.items()}
+        count = len(scenes)
+        shares = {n: shared_array(run, paths[n], (count, *s), t) for n, (s, t) in kinds.items()}
         for i in range(run.rank, count, run.processes):
-            scene = generate_scene(scene_seed(split, i))
-            shares["pixels"][i] = np.asarray(scene.image)
-            shares["labels"][i] = patch_targets(scene)
+            # A copy, so that its picture does not stay in memory.
+            drawn = draw(replace(scenes[i]))
+            for array, value in zip(shares.values(), drawn, strict=True):
+                array[i] = value
         for name, array in shares.items():
             publish_array(run, array, paths[name])
-    loaded = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
-    return SceneArrays(loaded["pixels"], loaded["labels"], [s.objects for s in scenes])
+    pixels, labels = (np.load(path, mmap_mode="r") for path in paths.values())
+    return pixels, labels
 
 
 def shared_array(run: Run, path: Path, shape: tuple[int, ...], dtype: Any) -> Any:

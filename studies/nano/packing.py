@@ -90,15 +90,21 @@ class Predictions:
 
 
 def predict(
-    model: Any, tokens: torch.Tensor, patches: torch.Tensor, questions: PackedQuestions
+    model: Any,
+    tokens: torch.Tensor,
+    patches: torch.Tensor,
+    questions: PackedQuestions,
+    placeholders: torch.Tensor | None = None,
 ) -> Predictions:
     """Run the language model on kept visual tokens and packed questions.
 
     Args:
-        model: a `LlavaForConditionalGeneration`.
+        model: a `LlavaForConditionalGeneration` or `LlavaNextForConditionalGeneration`.
         tokens: (B, k, d) visual tokens, in raster order.
-        patches: (B, k) the patch of each; positions are those of the unpruned prompt.
+        patches: (B, k) which of the image's placeholders each is (a patch, where there are no
+            others); positions are those of the unpruned prompt.
         questions: for the same B images.
+        placeholders: (B,) how many the unpruned prompt has; 196 if not given.
     """
     language_model, ids = model.model.language_model, questions.ids
     batch, count, length = ids.shape
@@ -106,7 +112,8 @@ def predict(
     start, shared = prefix.shape[1], prefix.shape[1] + tokens.shape[1]
     embed = language_model.embed_tokens
     inputs = torch.cat([embed(prefix), tokens, embed(ids.reshape(batch, -1))], 1)
-    tail = (start + PATCHES + torch.arange(length)).repeat(count).expand(batch, -1)
+    ending = torch.full((batch,), PATCHES) if placeholders is None else placeholders
+    tail = (start + ending[:, None] + torch.arange(length)).repeat(1, count)
     positions = torch.cat([torch.arange(start).expand(batch, -1), start + patches, tail], 1)
     hidden = language_model(
         inputs_embeds=inputs,
