@@ -67,6 +67,7 @@ def shows_frames(
     ids = inputs.get("input_ids")
     if ids is None or inputs.get("pixel_values") is None:
         return False
+    ids = ids.cpu()
     return any(
         label.search(tokenizer.decode(ids[run.row, max(0, run.start - _LABEL_TOKENS) : run.start]))
         for run in placeholder_runs(ids, image_token_id)

@@ -133,6 +133,7 @@ class Idefics3Backbone(Backbone):
                 "image; pass the processor's output as it is"
             )
         tokens = self._side(pixels) ** 2
+        ids = ids.cpu()
         images: list[list[int]] = []
         views: dict[int, int] = {}
         open_row, tags = -1, list[int]()
