@@ -150,7 +150,7 @@ def test_bad_inputs_are_named(case: NewlineCase) -> None:
         backbone.image_lengths({**inputs, "pixel_values": inputs["pixel_values"][0]})
     with pytest.raises(ResPruneError, match=r"views of pixel_values have \(14, 14\) pixels"):
         backbone.encode({**inputs, "pixel_values": inputs["pixel_values"][..., :14, :14]})
-    with pytest.raises(ResPruneError, match="image 0 of size .* takes 5 views"):
+    with pytest.raises(ResPruneError, match=r"image 0 of size .* takes 5 views"):
         backbone.encode(
             {
                 **inputs,
@@ -162,11 +162,11 @@ def test_bad_inputs_are_named(case: NewlineCase) -> None:
         backbone.encode({**inputs, "image_sizes": torch.tensor([[0, 5], [28, 28]])})
     with pytest.raises(ResPruneError, match="image_sizes has 1 entries for 2 images"):
         backbone.encode(inputs, image_sizes=[(4, 4)])
+    fewer = {name: inputs[name][:1] for name in ("pixel_values", "image_sizes")}
     with (
         resprune.attach(case.model, case.processor, case.config()),
         pytest.raises(ResPruneError, match="image placeholders and the 1 images"),
     ):
-        fewer = {name: inputs[name][:1] for name in ("pixel_values", "image_sizes")}
         case.model(**{**inputs, **fewer})
 
 

@@ -121,7 +121,7 @@ def test_bad_inputs_are_named(case: NewlineCase) -> None:
         backbone.encode({**inputs, "vision_aspect_ratio": "anyres_max_4"})
     with pytest.raises(ResPruneError, match=r"batch_num_images \[1\] add up to 1 .* 3 images"):
         backbone.encode({**inputs, "batch_num_images": torch.tensor([1])})
-    with pytest.raises(ResPruneError, match="image 0 takes .* views"):
+    with pytest.raises(ResPruneError, match=r"image 0 takes .* views"):
         backbone.encode({**inputs, "pixel_values": inputs["pixel_values"][:, :1]})
     with pytest.raises(UnsupportedModelError, match="strategies: received_attention, l2_norm"):
         backbone.encode(inputs, signals=["cls_attention"])
