@@ -140,7 +140,7 @@ def validate(
         bool, typer.Option("--no-model", help="Check the file alone, not against the model.")
     ] = False,
 ) -> None:
-    """Check a study: every key, its splits, and its budgets against a local model."""
+    """Check a study: every key, its splits, its budgets; no weights are loaded."""
     from tuner.study import find_study, load_study
 
     path = find_study(study)
@@ -157,7 +157,7 @@ def validate(
     if not is_local(config.backbone):
         print(f"{path}: the file and the samples are fine (the model is not local: not checked)")
         return
-    counts = check_model(config, load_backbone(config.backbone))
+    counts = check_model(config, load_backbone(config.backbone, weights=False))
     listed = ", ".join(str(count) for count in counts.values())
     print(f"{path}: fine ({config.study.trials} trials at {listed} tokens)")
 

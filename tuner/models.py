@@ -47,11 +47,12 @@ def is_local(section: BackboneSection) -> bool:
     return Path(model_source(section.model)).is_dir()
 
 
-def load_backbone(section: BackboneSection) -> Backbone:
+def load_backbone(section: BackboneSection, *, weights: bool = True) -> Backbone:
     """Load model and processor, and choose the backbone.
 
     Args:
         section: What the study says.
+        weights: False builds the model without weights, which is enough to check a study.
 
     Returns:
         The backbone, its model in evaluation mode on its device.
@@ -60,25 +61,18 @@ def load_backbone(section: BackboneSection) -> Backbone:
         StudyError: The model cannot be loaded, or is of another family than the study says.
         UnsupportedModelError: No backbone serves it.
     """
-    from transformers import AutoModelForImageTextToText
-
     from resprune.processors import load_processor
 
     source = model_source(section.model)
-    options: dict[str, Any] = {"attn_implementation": section.attn, "trust_remote_code": False}
-    options["dtype"] = "auto" if section.dtype == "auto" else getattr(torch, section.dtype)
-    if section.revision is not None:
-        options["revision"] = section.revision
     try:
         processor = load_processor(source, revision=section.revision, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(source, **options)
+        model = _load_model(source, section) if weights else _load_skeleton(source, section)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StudyError(
             f"backbone.model: {section.model!r} cannot be loaded "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); give an embedded "
             f"model ({', '.join(nano.model_names()) or 'none shipped'}), a folder or a hub id"
         ) from error
-    model.to(device=_device(section.device)).eval()  # type: ignore[call-arg]
     backbone = backbones.for_model(model, processor)
     if section.family is not None and section.family != backbone.family:
         raise StudyError(
@@ -86,6 +80,31 @@ def load_backbone(section: BackboneSection) -> Backbone:
             f"family {backbone.family!r}; write that, or leave the key out"
         )
     return backbone
+
+
+def _load_model(source: str, section: BackboneSection) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    device = _device(section.device)
+    model = AutoModelForImageTextToText.from_pretrained(
+        source,
+        revision=section.revision,
+        dtype="auto" if section.dtype == "auto" else getattr(torch, section.dtype),
+        attn_implementation=section.attn,
+        trust_remote_code=False,
+    )
+    model.to(device=device)  # type: ignore[call-arg]
+    return model.train(False)
+
+
+def _load_skeleton(source: str, section: BackboneSection) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=False
+        )
 
 
 def share_cores(backbone: Backbone) -> int:

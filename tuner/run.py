@@ -31,7 +31,7 @@ from tuner.compare import standard_error
 from tuner.evaluate import Engine, Floats, Setting
 from tuner.journal import only_one
 from tuner.models import load_backbone, share_cores
-from tuner.objective import Scored, Search, paper_default
+from tuner.objective import JOURNAL_FILE, Scored, Search, paper_default
 from tuner.proving import (
     Intervals,
     Panel,
@@ -112,6 +112,7 @@ def run_study(study: StudyConfig, runs: Path, progress: Progress | None = None) 
         _check_same(study, run_dir)
         run = _Run(study, run_dir, progress or Silent())
         try:
+            _keep_study(study, run_dir)  # not before what it names is known to be there
             results = run.results()
         finally:
             run.memo.close()
@@ -124,15 +125,20 @@ def run_study(study: StudyConfig, runs: Path, progress: Progress | None = None) 
 
 
 def _check_same(study: StudyConfig, run_dir: Path) -> None:
-    """Refuse to resume another study; keep the study as it runs."""
+    """Refuse to resume another study."""
     path = run_dir / STUDY_FILE
-    if path.is_file():
+    if path.is_file() and (run_dir / JOURNAL_FILE).is_file():
         changed = study.changed_since(load_study(path))
         if changed:
             raise StudyError(
                 f"{run_dir}: holds a study with other settings ({', '.join(changed)} differ); "
                 "give this one another study.name, use --runs, or move the folder away"
             )
+
+
+def _keep_study(study: StudyConfig, run_dir: Path) -> None:
+    """Write the study as it runs into the run folder."""
+    path = run_dir / STUDY_FILE
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         beside.write_text(dump_study(study), encoding="utf-8")
@@ -207,10 +213,11 @@ class _Run:
             self.backbone = load_backbone(study.backbone)
             self.workers = share_cores(self.backbone)
             self.counts = check_model(study, self.backbone)
-            key = fingerprint(self.backbone.model, self.backbone.processor)
-            self.memo = Memo(run_dir / OUTCOMES_FILE, key)
+            self.model_key = fingerprint(self.backbone.model, self.backbone.processor)
+            self.memo = Memo(run_dir / OUTCOMES_FILE, self.model_key)
+            self.resumed = len(self.memo) > 0
             self.visual = VisualCache(
-                run_dir / CACHE_FOLDER, self.backbone, key, self.backbone.seed_signals
+                run_dir / CACHE_FOLDER, self.backbone, self.model_key, self.backbone.seed_signals
             )
             self.extractor = NounExtractor()
             self.reader = PromptReader(self.backbone, self.extractor)
@@ -251,8 +258,9 @@ class _Run:
             intervals = self._intervals(report)
             proven, panels, adaptive = self._prove(report, intervals, choices, fit_scores)
             rows = report_rows(proven, intervals)
+            shown = {recommended, min(self.budgets)}
             examples = kept_examples(
-                report, [p for p in panels if p.budget == recommended], study.report.examples
+                report, [panel for panel in panels if panel.budget in shown], study.report.examples
             )
         tune_intervals = self._intervals(tune)
         trials = search.trials()
@@ -430,7 +438,7 @@ class _Run:
             proven += self._fixed_rows(report, budget, setting)
             fixed = np.full(len(report), setting.alpha)
             default = np.full(len(report), self.paper.alpha)
-            panels.append(Panel("tuned", budget, fixed, report.kept(setting, budget)))
+            deployed = Panel("tuned", budget, fixed, report.kept(setting, budget))
             if self.fit is not None and features is not None and budget in fit_scores:
                 predictor: AlphaPredictor = self.fit.predictor
                 alphas = predictor.alphas_for(features, budget)
@@ -440,7 +448,8 @@ class _Run:
                 proven.append(
                     Proven("adaptive", "adaptive alpha", budget, "adaptive", strategy, scores)
                 )
-                panels.append(Panel("adaptive", budget, alphas, kept))
+                if self.fit.strengths[budget] > 0:
+                    deployed = Panel("adaptive", budget, alphas, kept)
                 adaptive[budget] = adaptive_row(
                     budget,
                     self.fit,
@@ -452,6 +461,7 @@ class _Run:
                     scores,
                     intervals,
                 )
+            panels.append(deployed)
             panels.append(Panel("paper-default", budget, default, report.kept(self.paper, budget)))
         return proven, panels, adaptive
 
@@ -559,6 +569,7 @@ class _Run:
         found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
         found["device"] = f"{model.device}, {torch.get_num_threads()} threads"
         found["dtype"] = str(model.dtype).removeprefix("torch.")
+        found["model fingerprint"] = self.model_key
         return found
 
     def _notes(self, trials: int) -> list[str]:
@@ -569,6 +580,11 @@ class _Run:
             notes.append(
                 "The vision tower has no CLS token, so the paper's default was run with the seed "
                 "strategy l2_norm."
+            )
+        if self.resumed:
+            notes.append(
+                "The study was resumed; outcomes of earlier runs were used again, and its cost is "
+                "that of the last run alone."
             )
         if self.study.task.metric == "fidelity":
             notes.append("Scores are agreement with the unpruned model's own answers.")

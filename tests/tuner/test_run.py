@@ -9,6 +9,7 @@ import pytest
 from resprune import PruningConfig, attach
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor, BudgetModel, Linear
 from resprune.errors import ResPruneError, StudyError
+from tuner import tasks
 from tuner.evaluate import Setting
 from tuner.proving import Intervals, adaptive_kept, random_scores
 from tuner.results import Results
@@ -101,7 +102,8 @@ def test_pairs_and_bounds_agree(found):
 def test_running_again_repeats_nothing(copied, found):
     again = run_study(make(), copied)
     assert (again.cost.encoder_calls, again.cost.prefills) == (0, 0)
-    for field in set(Results.model_fields) - {"cost"}:
+    assert "resumed" in again.notes[-1]
+    for field in set(Results.model_fields) - {"cost", "notes"}:
         assert getattr(again, field) == getattr(found, field), field
 
 
@@ -151,6 +153,56 @@ def test_a_signal_the_tower_lacks_is_refused(tmp_path):
 def test_another_family_and_no_such_model(tmp_path):
     with pytest.raises(StudyError, match=r"Did you mean 'nano-llava'"):
         run_study(make(backbone={"model": "nano-lava"}), tmp_path)
+
+    with pytest.raises(
+        StudyError, match="says 'llava_next' and nano-llava is of the family 'llava'"
+    ):
+        run_study(make(backbone={"family": "llava_next"}), tmp_path)
+
+
+def scenes_folder(folder, labels):
+    """nano-scenes as a local folder of images and JSON lines."""
+    for split in ("tune", "report"):
+        lines = []
+        for sample in tasks.get("nano-scenes").samples(split, 16):
+            sample.load_image().save(folder / f"{sample.image_id}.png")
+            line = {"image": f"{sample.image_id}.png", "question": sample.question}
+            lines.append(json.dumps(line | ({"answer": sample.answers[0]} if labels else {})))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("metric", "objective"),
+    [
+        ("fidelity", {"kind": "quality-floor", "keep": 0.7}),
+        ("log_likelihood", {"kind": "fixed-budget", "budget": 22}),
+        ("score", "pareto"),
+    ],
+)
+def test_a_local_folder_under_every_metric_and_objective(tmp_path, metric, objective):
+    scenes_folder(tmp_path, labels=metric != "fidelity")
+    study = make(
+        study={"objective": objective, "trials": 4},
+        task={"name": "jsonl", "folder": str(tmp_path), "metric": metric, "answer_format": "",
+              "max_new_tokens": 3, "tune": {"split": "tune", "samples": 16},
+              "report": {"split": "report", "samples": 16}},
+        search={"budget": [22, 6] if metric != "log_likelihood" else []},
+        alpha={"adaptive": False, "budgets": []},
+    )  # fmt: skip
+    found = run_study(study, tmp_path / "runs")
+    unpruned = next(row for row in found.report if row.name == "unpruned")
+    tuned = next(row for row in found.report if (row.name, row.budget) == ("tuned", 22))
+    random = next(row for row in found.report if (row.name, row.budget) == ("random", 22))
+    assert tuned.score.mean > random.score.mean
+    if metric == "fidelity":
+        assert unpruned.score.mean == 1.0
+        assert found.recommended_budget in (22, 6)
+    else:
+        # an empty answer_format leaves the prompts of nano-scenes, so the model answers well
+        assert unpruned.score.mean > (-1.5 if metric == "log_likelihood" else 0.6)
+    if metric == "log_likelihood":
+        assert found.recommended_budget == 22
+        assert unpruned.score.high <= 0.0
 
 
 def test_an_image_in_two_splits_is_refused(tmp_path):
