@@ -50,7 +50,7 @@ class InstructionStage:
         """Cross-entropy of the answers, with all or some of the visual tokens."""
         index = draws.integers(len(self._train), self.settings.batch).tolist()
         features = torch.from_numpy(self._features[index].astype(np.float32))
-        patches = _draw_patches(self._train.targets(index), draws)
+        patches = draw_kept(self._train.targets(index), draws, LEAST_KEPT, MOST_KEPT, SHOW_ALL)
         kept = features.gather(1, patches[..., None].expand(-1, -1, features.shape[-1]))
         tokens = self.module.model.multi_modal_projector(kept)
         objects = [self._train.objects[i] for i in index]
@@ -74,16 +74,26 @@ class InstructionStage:
         }
 
 
-def _draw_patches(labels: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Return the patches (B, k) that a training step shows, in raster order."""
-    rng, batch = draws.python, len(labels)
-    if rng.random() < SHOW_ALL:
-        return torch.arange(PATCHES).expand(batch, -1)
-    share = math.exp(rng.uniform(math.log(LEAST_KEPT), math.log(MOST_KEPT)))
-    chance = draws.uniform(batch, PATCHES)
+def draw_kept(
+    labels: torch.Tensor, draws: Draws, least: float, most: float, show_all: float = 0.0
+) -> torch.Tensor:
+    """Return the visual tokens (B, k) that a training step shows, in raster order.
+
+    Args:
+        labels: (B, T, 5) as in `LABELS`.
+        draws: the step's random numbers.
+        least: smallest share of the tokens to keep.
+        most: largest share.
+        show_all: chance that all are kept.
+    """
+    rng, (batch, total) = draws.python, labels.shape[:2]
+    if show_all and rng.random() < show_all:
+        return torch.arange(total).expand(batch, -1)
+    share = math.exp(rng.uniform(math.log(least), math.log(most)))
+    chance = draws.uniform(batch, total)
     favour = rng.random()
     if favour < FAVOUR_OBJECTS:
         chance = chance + rng.uniform(0.2, 0.9) * (labels[..., 0] >= 0)
     if favour < FAVOUR_DIGITS:
         chance = chance + (labels[..., 2] >= 0).float()
-    return chance.topk(round(share * PATCHES), 1).indices.sort(1).values
+    return chance.topk(round(share * total), 1).indices.sort(1).values

@@ -22,13 +22,18 @@ def answer_loss(predictions: Predictions) -> tuple[torch.Tensor, dict[str, float
 
 
 def score_by_kind(
-    model: Any, tokens: torch.Tensor, patches: torch.Tensor, asked: Sequence[Sequence[Question]]
+    model: Any,
+    tokens: torch.Tensor,
+    patches: torch.Tensor,
+    asked: Sequence[Sequence[Question]],
+    placeholders: torch.Tensor | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of the first answer token, overall and by kind."""
+    """Accuracy of the first answer token, overall and by kind; arguments as of `predict`."""
     found: dict[str, list[bool]] = defaultdict(list)
     for begin in range(0, len(asked), 40):
         batch = slice(begin, begin + 40)
-        scored = predict(model, tokens[batch], patches[batch], pack(asked[batch]))
+        ends = None if placeholders is None else placeholders[batch]
+        scored = predict(model, tokens[batch], patches[batch], pack(asked[batch]), ends)
         right = (scored.answer_logits.argmax(-1) == scored.answers).flatten().tolist()
         for question, ok in zip((q for qs in asked[batch] for q in qs), right, strict=True):
             found[question.kind].append(ok)
