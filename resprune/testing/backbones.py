@@ -481,6 +481,37 @@ class BackboneConformance:
         attached.detach()
         assert torch.equal(found, greedy(case.model, inputs))
 
+    def test_every_seed_strategy_works(self, case: Case) -> None:
+        """The family's signals and what needs none; another signal says what to use instead."""
+        inputs = case.one(0, [0, 1])
+        offered = case.backbone.seed_signals
+        for strategy in (*offered, "l2_norm", "relevance", "none"):
+            config = dataclasses.replace(case, seed_strategy=strategy).config()
+            with resprune.attach(case.model, case.processor, config) as attachment:
+                _logits(case.model, inputs)
+                assert attachment.last is not None
+                assert [len(order) for order in attachment.last.order] == [case.budget] * 2
+        for name in {"cls_attention", "received_attention"} - set(offered):
+            with pytest.raises(resprune.ResPruneError, match=f"no '{name}' signal.*l2_norm"):
+                case.backbone.encode(inputs, signals=[name])
+
+    def test_images_are_described(self, case: Case) -> None:
+        """Lengths are those of the ids; signals are finite scores, one a token."""
+        inputs = case.inputs([0], [1, 2], [], [3])
+        lengths = case.backbone.image_lengths(inputs)
+        placeholders = (inputs["input_ids"] == case.backbone.image_token_id).sum(dim=1).tolist()
+        assert [lengths[0], lengths[1] + lengths[2], 0, lengths[3]] == placeholders
+        found = case.backbone.encode(inputs, signals=case.backbone.seed_signals)
+        for visual, length in zip(found, lengths, strict=True):
+            assert visual.tokens.shape[0] <= length
+            assert visual.tokens.shape[1] == case.backbone.width
+            assert not visual.tokens.requires_grad
+            assert set(visual.signals) == set(case.backbone.seed_signals)
+            for scores in visual.signals.values():
+                assert scores.shape == visual.tokens.shape[:1]
+                assert scores.dtype == torch.float32
+                assert bool((scores.isfinite() & (scores >= 0)).all())
+
     # -- cost -------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("cache", [None, "static"])
