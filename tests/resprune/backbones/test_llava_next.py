@@ -20,7 +20,7 @@ from resprune.testing.tiled import (
     cell_means,
     ramp_image,
 )
-from resprune.testing.tiny_tiled import tiny_tiled
+from resprune.testing.tiny_tiled import tiled_processor, tiny_tiled
 
 SIDE = 4
 
@@ -138,6 +138,35 @@ def test_extreme_sizes(case: NewlineCase, size: tuple[int, int], rows: int) -> N
             assert attachment.last is not None
             assert len(attachment.last.kept[0]) == 3
             case.model.generate(**inputs, max_new_tokens=2)
+
+
+SIZES = [(1, 1), (480, 640), (1080, 1920), (7, 900), (900, 7), (336, 336), (335, 673), (1999, 40)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_real_geometry(real: tuple[Any, Any], size: tuple[int, int]) -> None:
+    """336 pixels and patches of 14, as in the released models: the processor agrees."""
+    model, processor = real
+    pixels = torch.zeros(1, 1, 3, 336, 336).expand(1, 6, 3, 336, 336)
+    inputs = {"pixel_values": pixels, "image_sizes": torch.tensor([size])}
+    # less one for the CLS token, which its strategy drops
+    expected = processor._get_number_of_features(*size, 336, 336) - 1
+    assert for_model(model, processor).image_lengths(inputs) == [expected]
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Any, Any]:
+    import transformers
+
+    processor = tiled_processor("llava_next")
+    processor.patch_size = 14
+    processor.image_processor.image_grid_pinpoints = (
+        transformers.LlavaNextConfig().image_grid_pinpoints
+    )
+    config = tiny_tiled("llava_next")[0].config
+    config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
+    config.vision_config.image_size, config.vision_config.patch_size = 336, 14
+    return transformers.LlavaNextForConditionalGeneration(config), processor
 
 
 def test_bad_inputs_are_named(case: NewlineCase) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resprune.backbones import for_model
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.testing.backbones import BackboneConformance, Case
 from resprune.testing.tiled import (
@@ -17,7 +18,7 @@ from resprune.testing.tiled import (
     cell_means,
     ramp_image,
 )
-from resprune.testing.tiny_tiled import tiny_tiled
+from resprune.testing.tiny_tiled import tiled_processor, tiny_tiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*loaded for images only")
 
@@ -112,6 +113,33 @@ def test_extreme_sizes(case: NewlineCase, size: tuple[int, int]) -> None:
     assert case.backbone.image_lengths(inputs) == [placeholders]
     visual = case.backbone.encode(inputs, image_sizes=[size])[0]
     assert len(visual.tokens) + len(visual.extras["newlines"]) == placeholders
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (480, 640), (1080, 1920), (7, 900), (900, 7), (384, 384), (3999, 40)]
+)
+def test_real_geometry(real: tuple[Any, Any], size: tuple[int, int]) -> None:
+    """384 pixels, patches of 14 and at most 9 tiles' worth, as released: the processor agrees."""
+    model, processor = real
+    pixels = torch.zeros(1, 1, 3, 384, 384).expand(1, 37, 3, 384, 384)
+    inputs = {"pixel_values": pixels, "image_sizes": torch.tensor([size])}
+    expected = processor._get_number_of_features(*size, 384, 384)
+    assert for_model(model, processor).image_lengths(inputs) == [expected]
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Any, Any]:
+    import transformers
+
+    processor = tiled_processor("llava_onevision")
+    processor.num_image_tokens, processor.vision_aspect_ratio = 27**2, "anyres_max_9"
+    defaults = transformers.LlavaOnevisionConfig()
+    processor.image_processor.image_grid_pinpoints = defaults.image_grid_pinpoints
+    config = tiny_tiled("llava_onevision")[0].config
+    config.image_grid_pinpoints = defaults.image_grid_pinpoints
+    config.vision_aspect_ratio = "anyres_max_9"
+    config.vision_config.image_size, config.vision_config.patch_size = 384, 14
+    return transformers.LlavaOnevisionForConditionalGeneration(config), processor
 
 
 def test_bad_inputs_are_named(case: NewlineCase) -> None:
