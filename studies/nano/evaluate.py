@@ -9,6 +9,7 @@ are clustered by image.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,14 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resprune.errors import ResPruneError
 from resprune.relevance import relevance_scores, relevance_weights
 from resprune.subspace import greedy_order_batch
-from studies.nano.packing import pack, predict
+from studies.nano.packing import pack
 from studies.nano.questions import KINDS, Question
-from studies.nano.scenes import PATCHES, PLURALS, SHAPES, generate_scene
+from studies.nano.scenes import PATCHES, PLURALS, SHAPES
 from studies.nano.splits import SPLITS, NanoQuestion, Split, iter_questions
+from studies.nano.train import MODELS
 
-BUDGETS = (43, 22, 11, 6)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 RANDOM_DRAWS = 2
 _GENERIC_NOUNS = ("shape", "color", "digit", "number", "picture")
@@ -44,6 +46,11 @@ class Outcomes:
 
     questions: Sequence[NanoQuestion]
     right: dict[str, npt.NDArray[np.float64]]
+
+    @property
+    def budgets(self) -> list[int]:
+        """The budgets among the keys, largest first."""
+        return sorted({int(key.split("@")[1]) for key in self.right if "@" in key}, reverse=True)
 
     def accuracy(self, key: str, kind: str | None = None) -> float:
         """Mean over the questions, or over those of a kind."""
@@ -65,22 +72,24 @@ def clustered_error(values: npt.NDArray[np.float64], images: Sequence[str]) -> f
     return float(np.sqrt((sums**2).sum()) / len(values))
 
 
-@torch.no_grad()
-def encode(model: Any, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Visual tokens (n, 196, d) of scenes, and the CLS token's mean attention (n, 196) to them."""
-    from studies.nano.processor import build_processor
+def trained_as(model: Any) -> Any:
+    """Return the module of `studies.nano.models` that a model belongs to.
 
-    processor = build_processor().image_processor
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    tower.set_attn_implementation("eager")
-    tokens, attention = [], []
-    for begin in range(0, len(seeds), 50):
-        images = [generate_scene(seed).image for seed in seeds[begin : begin + 50]]
-        pixels = processor(images, return_tensors="pt")["pixel_values"]
-        seen = tower(pixels, output_hidden_states=True, output_attentions=True)
-        tokens.append(projector(seen.hidden_states[-1][:, 1:]))
-        attention.append(seen.attentions[-1].mean(1)[:, 0, 1:])
-    return torch.cat(tokens), torch.cat(attention)
+    Raises:
+        ResPruneError: it is no embedded model's.
+    """
+    for module in map(importlib.import_module, MODELS.values()):
+        if model.config.model_type == module.MODEL_TYPE:
+            return module
+    raise ResPruneError(
+        f"a model of type {model.config.model_type!r} is none of {', '.join(MODELS)}"
+    )
+
+
+def encode(model: Any, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Visual tokens (n, T, d) of scenes, and the attention (n, T) of a CLS token to them."""
+    found: tuple[torch.Tensor, torch.Tensor] = trained_as(model).encode(model, seeds)
+    return found
 
 
 @torch.no_grad()
@@ -91,14 +100,16 @@ def answer(
     kept: torch.Tensor,
     questions: Sequence[NanoQuestion],
 ) -> Right:
-    """Which questions (n) are answered right with `kept` patches (n, k) of their images."""
-    right = []
-    for begin in range(0, len(questions), 200):
-        part = slice(begin, begin + 200)
+    """Which questions (n) are answered right with `kept` tokens (n, k) of their images."""
+    right, module = [], trained_as(model)
+    size = 200 if kept.shape[1] <= PATCHES else 50
+    for begin in range(0, len(questions), size):
+        part = slice(begin, begin + size)
         patches = kept[part].sort(1).values
         chosen = tokens[image[part, None], patches]
-        asked = [[Question(q.kind, q.text, q.answer)] for q in questions[part]]
-        scored = predict(model, chosen, patches, pack(asked))
+        asked = pack([[Question(q.kind, q.text, q.answer)] for q in questions[part]])
+        seeds = [q.scene_seed for q in questions[part]]
+        scored = module.predict_kept(model, chosen, patches, seeds, asked)
         right.append(scored.answer_logits.argmax(-1)[:, 0] == scored.answers[:, 0])
     return torch.cat(right).numpy()
 
@@ -106,7 +117,7 @@ def answer(
 def noun_relevance(
     model: Any, tokens: torch.Tensor, image: torch.Tensor, questions: Sequence[NanoQuestion]
 ) -> torch.Tensor:
-    """Relevance (n, 196) of each question's image by the nouns of the question's text."""
+    """Relevance (n, T) of each question's image by the nouns of the question's text."""
     from studies.nano.processor import vocabulary
 
     ids = {word: i for i, word in enumerate(vocabulary())}
@@ -121,7 +132,8 @@ def noun_relevance(
 
 def measure(model: Any, split: Split, count: int) -> Outcomes:
     """Answer the first questions of a split under every method, budget and alpha."""
-    questions = iter_questions(split, count)
+    module = trained_as(model)
+    questions = iter_questions(split, count, scene=module.SCENE)
     seeds = sorted({q.scene_seed for q in questions})
     image = torch.tensor([seeds.index(q.scene_seed) for q in questions])
     tokens, attention = encode(model, seeds)
@@ -133,14 +145,20 @@ def measure(model: Any, split: Split, count: int) -> Outcomes:
     def score(kept: torch.Tensor) -> npt.NDArray[np.float64]:
         return answer(model, tokens, image, kept, questions).astype(np.float64)
 
-    right = {"unpruned": score(torch.arange(PATCHES).expand(len(questions), -1))}
-    orders = greedy_order_batch(
-        tokens[image],
-        relevance_weights(relevance, torch.tensor(ALPHAS)),
-        max(BUDGETS),
-        attention.argmax(1)[image][:, None].expand(-1, len(ALPHAS)),
+    right = {"unpruned": score(torch.arange(tokens.shape[1]).expand(len(questions), -1))}
+    first = attention.argmax(1)
+    orders = torch.cat(
+        [
+            greedy_order_batch(
+                tokens[some],
+                relevance_weights(given, torch.tensor(ALPHAS)),
+                max(module.BUDGETS),
+                first[some][:, None].expand(-1, len(ALPHAS)),
+            )
+            for some, given in zip(image.split(400), relevance.split(400), strict=True)
+        ]
     )
-    for k in BUDGETS:
+    for k in module.BUDGETS:
         draws = torch.rand(RANDOM_DRAWS, *relevance.shape, generator=generator)
         drawn = [score(d.topk(k, 1).indices) for d in draws]
         right[f"random@{k}"] = np.mean(drawn, axis=0)
@@ -167,7 +185,7 @@ def summarise(report: Outcomes, tune: Outcomes) -> dict[str, Any]:
         "alpha": {},
     }
     kinds = np.array([q.kind for q in report.questions])
-    for k in BUDGETS:
+    for k in report.budgets:
         fixed = _best_alpha(tune, k)
         by_kind = {kind: _best_alpha(tune, k, kind) for kind in KINDS}
         chosen = np.choose(
@@ -203,9 +221,9 @@ def _best_alpha(outcomes: Outcomes, k: int, kind: str | None = None) -> float:
 
 def load_model(folder: Path) -> Any:
     """Load a nano model for evaluation, never from a hub."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
-    model: Any = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     return model.eval()
 
 

@@ -152,9 +152,14 @@ def generate_scene(seed: int) -> Scene:
     return Scene(seed, sample_objects(random.Random(f"objects-{seed}")))
 
 
+def wide_canvas(seed: int) -> Canvas:
+    """Return the canvas of a wide scene: landscape where the seed is even, else portrait."""
+    return PORTRAIT if seed % 2 else LANDSCAPE
+
+
 def generate_wide_scene(seed: int) -> Scene:
-    """Return the wide scene of a seed: landscape where the seed is even, else portrait."""
-    canvas = PORTRAIT if seed % 2 else LANDSCAPE
+    """Return the wide scene of a seed; see `generate_scene`."""
+    canvas = wide_canvas(seed)
     rng = random.Random(f"objects-wide-{seed}")
     return Scene(seed, sample_objects(rng, canvas=canvas), canvas)
 

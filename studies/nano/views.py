@@ -130,6 +130,30 @@ def view_targets(scene: Scene) -> npt.NDArray[np.int8]:
     return np.stack([base, *(tile.reshape(PATCHES, len(LABELS)) for tile in tiles)])
 
 
+def place_tokens(
+    tokens: torch.Tensor, newline: torch.Tensor, canvases: Sequence[Canvas], kept: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Place kept visual tokens in the prompt, with the newline tokens if all are kept.
+
+    Args:
+        tokens: (B, k, d) kept visual tokens.
+        newline: (d,) the newline token.
+        canvases: of the B images; the same for all if all tokens are kept.
+        kept: (B, k) which visual tokens they are, in their order in the prompt, ascending.
+
+    Returns:
+        Tokens (B, n, d), their placeholders (B, n), and how many placeholders there are (B,).
+    """
+    layouts = [layout_of(canvas) for canvas in canvases]
+    places = torch.stack([layout.place for layout in layouts]).gather(1, kept)
+    if kept.shape[1] == TOKENS:
+        newlines = torch.stack([layout.newlines for layout in layouts])
+        places, order = torch.cat([places, newlines], 1).sort(1)
+        tokens = torch.cat([tokens, newline.expand(*newlines.shape, -1)], 1)
+        tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
+    return tokens, places, torch.tensor([layout.placeholders for layout in layouts])
+
+
 def _tiles(canvas: npt.NDArray[np.uint8] | npt.NDArray[np.int8], side: int) -> list[Drawn]:
     height, width = canvas.shape[:2]
     corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]

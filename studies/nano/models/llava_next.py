@@ -8,8 +8,8 @@ view is new to it, and instruction with all views and newline tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -18,14 +18,23 @@ import torch.nn.functional as F
 from studies.nano import model_dir
 from studies.nano.data import prepare_features
 from studies.nano.loop import Run, Stage, checkpoint_path, finished, load_weights
+from studies.nano.packing import PackedQuestions, Predictions, predict
 from studies.nano.processor import CHAT_TEMPLATE, IMAGE, PIXEL_MEAN, PIXEL_STD, build_tokenizer
 from studies.nano.recipe import SMOKE as LLAVA_SMOKE
 from studies.nano.recipe import Recipe, StageSettings
-from studies.nano.scenes import IMAGE_SIZE, PATCH_SIZE
+from studies.nano.scenes import (
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    PORTRAIT,
+    Scene,
+    generate_wide_scene,
+    wide_canvas,
+)
 from studies.nano.stages.alignment import AlignmentStage
 from studies.nano.stages.projector import ProjectorStage
 from studies.nano.stages.tiled_instruction import TiledInstructionStage
-from studies.nano.views import PINPOINTS, prepare_wide_scenes
+from studies.nano.views import PINPOINTS, TOKENS, layout_of, place_tokens, prepare_wide_scenes
+from studies.nano.vision import vision_of
 from studies.nano.words import build_codebook
 
 START, START_SEED = "nano-llava", 0
@@ -39,6 +48,9 @@ FULL = Recipe(
 )
 SMOKE = replace(LLAVA_SMOKE, language=_NO_STAGE)
 LENGTH = 1024
+MODEL_TYPE = "llava_next"
+SCENE: Callable[[int], Scene] = generate_wide_scene
+BUDGETS = (80, 40, 20, 10)
 
 
 def build_model(seed: int) -> Any:
@@ -119,9 +131,56 @@ def run_stages(run: Run, train_one: Callable[[Stage], None]) -> Any:
         train_one(AlignmentStage(run, model, codebook, scenes.views, monitor.views))
     parts = ("model.vision_tower.", "model.multi_modal_projector.")
     load_weights(model, checkpoint_path(run.out, "alignment"), parts)
-    features = prepare_features(run, model.model.vision_tower, scenes.views)
+    features = prepare_features(run, vision_of(model), scenes.views)
     if not finished(run.out, "projector", recipe.projector):
         train_one(ProjectorStage(run, model, codebook, scenes.views, features, monitor.views))
     load_weights(model, checkpoint_path(run.out, "projector"), parts)
     train_one(TiledInstructionStage(run, model, scenes, features, monitor))
     return model
+
+
+@torch.no_grad()
+def encode(model: Any, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Visual tokens (n, 588, d) of wide scenes, and each view's CLS attention (n, 588) to them."""
+    processor = build_processor().image_processor
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    tower.set_attn_implementation("eager")
+    tokens, attention = [], []
+    for begin in range(0, len(seeds), 16):
+        scenes = [generate_wide_scene(seed) for seed in seeds[begin : begin + 16]]
+        pixels = processor([s.image for s in scenes], return_tensors="pt")["pixel_values"]
+        seen = tower(pixels.flatten(0, 1), output_hidden_states=True, output_attentions=True)
+        source = torch.stack([layout_of(s.canvas).source for s in scenes])
+        features = seen.hidden_states[-1][:, 1:].reshape(len(scenes), TOKENS, -1)
+        features = features.gather(1, source[..., None].expand(-1, -1, features.shape[-1]))
+        tokens.append(projector(features))
+        signal = seen.attentions[-1].mean(1)[:, 0, 1:].reshape(len(scenes), TOKENS)
+        attention.append(signal.gather(1, source))
+    return torch.cat(tokens), torch.cat(attention)
+
+
+def predict_kept(
+    model: Any,
+    tokens: torch.Tensor,
+    kept: torch.Tensor,
+    seeds: Sequence[int],
+    questions: PackedQuestions,
+) -> Predictions:
+    """Predict the answers with kept tokens (B, k, d), which are `kept` (B, k) of the prompt's."""
+    canvases = [wide_canvas(seed) for seed in seeds]
+    groups = [torch.arange(len(kept))]
+    if kept.shape[1] == TOKENS:  # only images of one canvas have as many newline tokens
+        upright = torch.tensor([canvas == PORTRAIT for canvas in canvases])
+        groups = [
+            part for part in (upright.nonzero()[:, 0], (~upright).nonzero()[:, 0]) if len(part)
+        ]
+    parts = []
+    for rows in groups:
+        some = [canvases[i] for i in rows.tolist()]
+        placed = place_tokens(tokens[rows], model.model.image_newline, some, kept[rows])
+        asked = PackedQuestions(questions.ids[rows], questions.lengths[rows])
+        parts.append(predict(model, *placed[:2], asked, placed[2]))
+    back = torch.cat(groups).argsort()
+    return Predictions(
+        *(torch.cat([getattr(p, f.name) for p in parts])[back] for f in fields(Predictions))
+    )

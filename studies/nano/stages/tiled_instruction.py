@@ -15,9 +15,10 @@ import torch
 from studies.nano.data import ask_about, patch_features
 from studies.nano.loop import Draws, Run
 from studies.nano.packing import pack, predict
+from studies.nano.scenes import Scene
 from studies.nano.stages.instruction import SHOW_ALL, SLOW, draw_kept
 from studies.nano.stages.scoring import answer_loss, score_by_kind
-from studies.nano.views import TOKENS, VIEWS, WideScenes, layout_of
+from studies.nano.views import TOKENS, VIEWS, WideScenes, layout_of, place_tokens
 
 LEAST_KEPT, MOST_KEPT = 0.02, 0.34
 FULL_SHARE = 4
@@ -61,7 +62,7 @@ class TiledInstructionStage:
             np.stack([self._features[VIEWS * i : VIEWS * (i + 1)] for i in chosen])
         )
         scenes = [self._train.scenes[i] for i in chosen]
-        tokens, places, ends = place_tokens(
+        tokens, places, ends = _show(
             self.module, features.reshape(len(chosen), TOKENS, -1).float(), scenes, kept
         )
         asked = ask_about([s.objects for s in scenes], draws, self._run.recipe.questions)
@@ -82,39 +83,21 @@ class TiledInstructionStage:
 
         def score(kept: torch.Tensor, part: slice) -> dict[str, Any]:
             scenes = self._monitor.scenes[part]
-            placed = place_tokens(self.module, features[part], scenes, kept[part])
+            placed = _show(self.module, features[part], scenes, kept[part])
             return score_by_kind(self.module, *placed[:2], asked[part], placed[2])
 
         landscape = slice(0, None, 2)
         return {**score(every, landscape), "random_40": score(some, slice(None))["monitor"]}
 
 
-def place_tokens(
-    model: Any, features: torch.Tensor, scenes: Sequence[Any], kept: torch.Tensor
+def _show(
+    model: Any, features: torch.Tensor, scenes: Sequence[Scene], kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Project kept features and place them, with the newline tokens if all are kept.
-
-    Args:
-        model: a `LlavaNextForConditionalGeneration`.
-        features: (B, 588, d) of the tower, view by view.
-        scenes: the B wide scenes; of one canvas if all tokens are kept.
-        kept: (B, k) visual tokens in their order in the prompt, ascending.
-
-    Returns:
-        Tokens (B, n, d), their placeholders (B, n), and how many placeholders there are (B,).
-    """
-    layouts = [layout_of(scene.canvas) for scene in scenes]
-    source = torch.stack([lay.source for lay in layouts]).gather(1, kept)
-    places = torch.stack([lay.place for lay in layouts]).gather(1, kept)
+    """Project those of the views' features (B, 588, d) that are kept, and place them."""
+    canvases = [scene.canvas for scene in scenes]
+    source = torch.stack([layout_of(canvas).source for canvas in canvases]).gather(1, kept)
     chosen = features.gather(1, source[..., None].expand(-1, -1, features.shape[-1]))
-    tokens = model.model.multi_modal_projector(chosen)
     newline = model.model.image_newline
-    if kept.shape[1] == TOKENS:
-        newlines = torch.stack([lay.newlines for lay in layouts])
-        ends = newline.expand(*newlines.shape, -1)
-        places, order = torch.cat([places, newlines], 1).sort(1)
-        tokens = torch.cat([tokens, ends], 1)
-        tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[-1]))
-    else:
-        tokens = tokens + 0 * newline  # so that every step has a gradient for it
-    return tokens, places, torch.tensor([lay.placeholders for lay in layouts])
+    # Zero times the newline token gives it a gradient in the steps that do not show it.
+    tokens = model.model.multi_modal_projector(chosen) + 0 * newline
+    return place_tokens(tokens, newline, canvases, kept)

@@ -5,7 +5,6 @@ import torch
 
 from studies.nano.evaluate import (
     ALPHAS,
-    BUDGETS,
     Outcomes,
     answer,
     clustered_error,
@@ -14,6 +13,7 @@ from studies.nano.evaluate import (
     summarise,
 )
 from studies.nano.model import build_model
+from studies.nano.models.llava import BUDGETS
 from studies.nano.processor import build_processor, chat
 from studies.nano.questions import KINDS
 from studies.nano.scenes import PATCHES, generate_scene
