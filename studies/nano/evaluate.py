@@ -24,7 +24,7 @@ import torch
 from resprune.errors import ResPruneError
 from resprune.relevance import relevance_scores, relevance_weights
 from resprune.subspace import greedy_order_batch
-from studies.nano.packing import pack
+from studies.nano.packing import chat_of, pack
 from studies.nano.questions import KINDS, Question
 from studies.nano.scenes import PATCHES, PLURALS, SHAPES
 from studies.nano.splits import SPLITS, NanoQuestion, Split, iter_questions
@@ -87,7 +87,7 @@ def trained_as(model: Any) -> Any:
 
 
 def encode(model: Any, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Visual tokens (n, T, d) of scenes, and the attention (n, T) of a CLS token to them."""
+    """Visual tokens (n, T, d) of scenes, and the attention (n, T) that each gets."""
     found: tuple[torch.Tensor, torch.Tensor] = trained_as(model).encode(model, seeds)
     return found
 
@@ -107,7 +107,8 @@ def answer(
         part = slice(begin, begin + size)
         patches = kept[part].sort(1).values
         chosen = tokens[image[part, None], patches]
-        asked = pack([[Question(q.kind, q.text, q.answer)] for q in questions[part]])
+        single = [[Question(q.kind, q.text, q.answer)] for q in questions[part]]
+        asked = pack(single, chat_of(model))
         seeds = [q.scene_seed for q in questions[part]]
         scored = module.predict_kept(model, chosen, patches, seeds, asked)
         right.append(scored.answer_logits.argmax(-1)[:, 0] == scored.answers[:, 0])
@@ -155,7 +156,9 @@ def measure(model: Any, split: Split, count: int) -> Outcomes:
                 max(module.BUDGETS),
                 first[some][:, None].expand(-1, len(ALPHAS)),
             )
-            for some, given in zip(image.split(400), relevance.split(400), strict=True)
+            for some, given in zip(
+                torch.split(image, 400), torch.split(relevance, 400), strict=True
+            )
         ]
     )
     for k in module.BUDGETS:
@@ -163,7 +166,7 @@ def measure(model: Any, split: Split, count: int) -> Outcomes:
         drawn = [score(d.topk(k, 1).indices) for d in draws]
         right[f"random@{k}"] = np.mean(drawn, axis=0)
         right[f"l2_norm@{k}"] = score(norms.topk(k, 1).indices[image])
-        right[f"cls_attention@{k}"] = score(attention.topk(k, 1).indices[image])
+        right[f"{module.SIGNAL}@{k}"] = score(attention.topk(k, 1).indices[image])
         right[f"relevance@{k}"] = score((relevance + jitter).topk(k, 1).indices)
         for a, alpha in enumerate(ALPHAS):
             right[f"{alpha:g}@{k}"] = score(orders[:, a, :k])

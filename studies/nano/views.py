@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from studies.nano.scenes import (
 )
 from studies.nano.splits import Split, scene_seed
 
+_T = TypeVar("_T", np.uint8, np.int8)
 VIEWS = 3
 TOKENS = VIEWS * PATCHES
 PINPOINTS = [[canvas.size[1], canvas.size[0]] for canvas in (PORTRAIT, LANDSCAPE)]
@@ -154,7 +156,7 @@ def place_tokens(
     return tokens, places, torch.tensor([layout.placeholders for layout in layouts])
 
 
-def _tiles(canvas: npt.NDArray[np.uint8] | npt.NDArray[np.int8], side: int) -> list[Drawn]:
+def _tiles(canvas: npt.NDArray[_T], side: int) -> list[npt.NDArray[_T]]:
     height, width = canvas.shape[:2]
     corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
     return [canvas[y : y + side, x : x + side] for y, x in corners]

@@ -19,6 +19,7 @@ __all__ = ["Sample", "Task", "exact_match", "get", "make", "names", "normalized"
 _HOME = {
     "jsonl": ("tuner.tasks.jsonl", "JsonLines"),
     "nano-scenes": ("tuner.tasks.nano_scenes", "NanoScenes"),
+    "nano-scenes-wide": ("tuner.tasks.nano_scenes", "NanoScenesWide"),
 }
 
 

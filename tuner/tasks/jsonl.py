@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from resprune.errors import StudyError, near_names
+from resprune.errors import ResPruneError, StudyError, near_names
+from tuner.imagefile import open_image
 from tuner.tasks.base import Sample, exact_match
 
 _KEYS = ("id", "image", "question", "answer", "answers", "group")
-_MAX_PIXELS = 2**28
 
 
 class JsonLines:
@@ -117,7 +117,7 @@ class JsonLines:
             prompt=question + self._suffix,
             answers=tuple(answers),
             group=str(data.get("group", "all")),
-            load=partial(open_image, image, where),
+            load=partial(_open, image, where),
             image_version=_digest(image, where),
         )
 
@@ -132,19 +132,11 @@ class JsonLines:
         return path
 
 
-def open_image(path: Path, where: str) -> Image.Image:
-    """Open an image file as RGB.
-
-    Raises:
-        StudyError: It is no image, or larger than 2^28 pixels.
-    """
+def _open(path: Path, where: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise StudyError(f"{where}: image {path} has over {_MAX_PIXELS} pixels; shrink it")
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise StudyError(f"{where}: {path} is no image that can be read ({error})") from error
+        return open_image(path)
+    except ResPruneError as error:
+        raise StudyError(f"{where}: {error}") from None
 
 
 def _text(data: dict[str, Any], key: str, where: str) -> str:

@@ -1,14 +1,18 @@
-"""``nano-scenes``: procedural scenes and questions of the embedded models; one word answers."""
+"""``nano-scenes``: procedural scenes and questions of the embedded models; one word answers.
+
+``nano-scenes-wide`` asks the same about scenes that are twice as wide or twice as high.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import get_args
+from typing import ClassVar, get_args
 
 from PIL import Image
 
 from resprune.errors import StudyError, near_names
-from studies.nano.scenes import generate_scene
+from studies.nano.scenes import Scene, generate_scene, generate_wide_scene
 from studies.nano.splits import Split, iter_questions
 from tuner.tasks.base import Sample, exact_match
 
@@ -17,6 +21,7 @@ class NanoScenes:
     """Questions about generated scenes; every split owns a range of scene seeds of its own."""
 
     name = "nano-scenes"
+    _wide: ClassVar[bool] = False
 
     def __init__(self, answer_format: str | None = None, max_new_tokens: int | None = None) -> None:
         """Set the task up.
@@ -32,13 +37,14 @@ class NanoScenes:
         """Generate questions of a split; ``count`` None gives 2,000."""
         known = get_args(Split)
         if split not in known:
-            raise StudyError(f"nano-scenes has no split {split!r}. {near_names(split, known)}")
+            raise StudyError(f"{self.name} has no split {split!r}. {near_names(split, known)}")
         if split in ("train", "monitor"):
             raise StudyError(
-                f"nano-scenes: the model has seen split {split!r} in training; use tune, fit or "
+                f"{self.name}: the model has seen split {split!r} in training; use tune, fit or "
                 "report"
             )
         wanted = 2000 if count is None else count
+        draw = generate_wide_scene if self._wide else generate_scene
         return [
             Sample(
                 id=question.id,
@@ -47,9 +53,10 @@ class NanoScenes:
                 prompt=question.text + self._suffix,
                 answers=(question.answer,),
                 group=question.kind,
-                load=partial(_draw, question.scene_seed),
+                load=partial(_draw, draw, question.scene_seed),
+                image_version="wide" if self._wide else "",
             )
-            for question in iter_questions(split, wanted, offset)  # type: ignore[arg-type]
+            for question in iter_questions(split, wanted, offset, draw)  # type: ignore[arg-type]
         ]
 
     def score(self, prediction: str, sample: Sample) -> float:
@@ -57,6 +64,13 @@ class NanoScenes:
         return exact_match(prediction, sample.answers)
 
 
+class NanoScenesWide(NanoScenes):
+    """The same questions about wide scenes, for a model that sees an image in tiles."""
+
+    name = "nano-scenes-wide"
+    _wide = True
+
+
 @lru_cache(maxsize=64)  # several questions in a row share an image
-def _draw(seed: int) -> Image.Image:
-    return generate_scene(seed).image
+def _draw(scene: Callable[[int], Scene], seed: int) -> Image.Image:
+    return scene(seed).image

@@ -19,6 +19,7 @@ from studies.nano.scenes import Scene
 from studies.nano.stages.instruction import SHOW_ALL, SLOW, draw_kept
 from studies.nano.stages.scoring import answer_loss, score_by_kind
 from studies.nano.views import TOKENS, VIEWS, WideScenes, layout_of, place_tokens
+from studies.nano.vision import vision_of
 
 LEAST_KEPT, MOST_KEPT = 0.02, 0.34
 FULL_SHARE = 4
@@ -72,8 +73,8 @@ class TiledInstructionStage:
     def monitor(self) -> dict[str, Any]:
         """Accuracy of landscape scenes with all tokens, and of all with a random 40."""
         draws = Draws("monitor", self.name)
-        tower, images = self.module.model.vision_tower, self._monitor.views.images(slice(None))
-        features = torch.cat([patch_features(tower, part) for part in images.split(60)])
+        vision, images = vision_of(self.module), self._monitor.views.images(slice(None))
+        features = torch.cat([patch_features(vision, part) for part in torch.split(images, 60)])
         features = features.reshape(len(self._monitor), TOKENS, -1)
         asked = ask_about(
             [s.objects for s in self._monitor.scenes], draws, self._run.recipe.questions
