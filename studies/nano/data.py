@@ -17,6 +17,7 @@ from studies.nano.processor import PIXEL_MEAN, PIXEL_STD
 from studies.nano.questions import Question, ask
 from studies.nano.scenes import IMAGE_SIZE, PATCHES, Scene, SceneObject, generate_scene
 from studies.nano.splits import Split, scene_seed
+from studies.nano.vision import Vision
 
 LABELS = ("shape", "color", "digit", "object", "center")
 
@@ -113,26 +114,24 @@ def publish_array(run: Run, array: Any, path: Path) -> None:
     run.wait()
 
 
-def prepare_features(run: Run, tower: torch.nn.Module, scenes: SceneArrays) -> Any:
-    """Run the frozen vision tower over all scenes: (n, 196, d) half-precision features."""
+def prepare_features(run: Run, vision: Vision, scenes: SceneArrays) -> Any:
+    """Run the frozen vision tower over all scenes: (n, 196, width) half-precision features."""
     path = run.out / "data" / "train-features.npy"
     missing = not path.exists()
     run.wait()
     if missing:
-        array = shared_array(run, path, (len(scenes), PATCHES, 128), np.float16)
+        array = shared_array(run, path, (len(scenes), PATCHES, vision.width), np.float16)
         for begin in range(run.rank * 64, len(scenes), run.processes * 64):
             chosen = slice(begin, begin + 64)
-            array[chosen] = patch_features(tower, scenes.images(chosen)).half().numpy()
+            array[chosen] = patch_features(vision, scenes.images(chosen)).half().numpy()
         publish_array(run, array, path)
     return np.load(path, mmap_mode="r")
 
 
 @torch.no_grad()
-def patch_features(tower: Any, images: torch.Tensor) -> torch.Tensor:
-    """Patch features (B, 196, d) of the layer that the model selects (its last)."""
-    hidden = tower(images, output_hidden_states=True).hidden_states[-1]
-    features: torch.Tensor = hidden[:, 1:]
-    return features
+def patch_features(vision: Vision, images: torch.Tensor) -> torch.Tensor:
+    """Patch features (B, 196, width) of the layer that the model selects (its last)."""
+    return vision.encode(images)[0]
 
 
 def ask_about(

@@ -14,37 +14,61 @@ from studies.nano.questions import TEMPLATES, Question, render
 from studies.nano.scenes import COLOR_NAMES, PATCHES, SHAPES
 
 
+class Chat:
+    """How a model's prompts are laid out; this is nano-llava's way."""
+
+    image, end = IMAGE, EOS
+
+    def __init__(self, processor: Any = None) -> None:
+        self.processor = build_processor() if processor is None else processor
+        self._prompts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self.prefix = self.prompt("Is there a star?")[0]
+        """Token ids in front of the image."""
+        texts = {
+            render(template, subject)
+            for templates in TEMPLATES.values()
+            for template in templates
+            for subject in (*SHAPES, *COLOR_NAMES)
+        }
+        self.tail_length = max(len(self.prompt(text)[1]) for text in texts) + 2
+        """Longest prompt behind the image over all wordings, with the answer and the end token."""
+
+    def prompt(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after the image of the rendered prompt, as the processor gives them."""
+        if text not in self._prompts:
+            rendered = self.processor.apply_chat_template(chat(text), add_generation_prompt=True)
+            ids = self.processor.tokenizer(rendered)["input_ids"]
+            at = ids.index(self.processor.tokenizer.convert_tokens_to_ids(self.image))
+            self._prompts[text] = tuple(ids[:at]), tuple(ids[at + 1 :])
+        return self._prompts[text]
+
+    def place(
+        self, patches: torch.Tensor, tail: torch.Tensor, placeholders: torch.Tensor
+    ) -> torch.Tensor:
+        """Positions (B, S), or (3, B, S), of prefix, kept patches (B, k) and tails.
+
+        Args:
+            patches: which of the image's placeholders are kept.
+            tail: (L,) places behind the image.
+            placeholders: (B,) how many the unpruned prompt has.
+        """
+        batch, start = len(patches), len(self.prefix)
+        front = torch.arange(start).expand(batch, -1)
+        return torch.cat([front, start + patches, start + placeholders[:, None] + tail], 1)
+
+
 @lru_cache(maxsize=1)
-def _processor() -> Any:
-    return build_processor()
+def _llava_chat() -> Chat:
+    return Chat()
 
 
-@lru_cache(maxsize=4096)
-def _prompt(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids before and after the image of the rendered chat prompt, as the processor gives them."""
-    processor = _processor()
-    rendered = processor.apply_chat_template(chat(text), add_generation_prompt=True)
-    ids = processor.tokenizer(rendered)["input_ids"]
-    at = ids.index(processor.tokenizer.convert_tokens_to_ids(IMAGE))
-    return tuple(ids[:at]), tuple(ids[at + 1 :])
+def chat_of(model: Any) -> Chat:
+    """Return how the prompts of a model are laid out, by its type."""
+    if model.config.model_type == "qwen2_5_vl":
+        from studies.nano.qwen_chat import qwen_chat
 
-
-@lru_cache(maxsize=1)
-def prefix_ids() -> tuple[int, ...]:
-    """Token ids in front of the image."""
-    return _prompt("Is there a star?")[0]
-
-
-@lru_cache(maxsize=1)
-def tail_length() -> int:
-    """Longest prompt behind the image over all wordings, with the answer and the end token."""
-    texts = {
-        render(template, subject)
-        for templates in TEMPLATES.values()
-        for template in templates
-        for subject in (*SHAPES, *COLOR_NAMES)
-    }
-    return max(len(_prompt(text)[1]) for text in texts) + 2
+        return qwen_chat()
+    return _llava_chat()
 
 
 @dataclass(frozen=True)
@@ -55,14 +79,16 @@ class PackedQuestions:
     lengths: torch.Tensor
 
 
-def pack(questions: Sequence[Sequence[Question]]) -> PackedQuestions:
-    """Tokenise the same number of questions for each image of a batch."""
-    tokenizer = _processor().tokenizer
-    ids = torch.zeros(len(questions), len(questions[0]), tail_length(), dtype=torch.long)
+def pack(questions: Sequence[Sequence[Question]], way: Chat | None = None) -> PackedQuestions:
+    """Tokenise the same number of questions for each image of a batch; nano-llava's way if none."""
+    way = way or _llava_chat()
+    tokenizer = way.processor.tokenizer
+    ids = torch.zeros(len(questions), len(questions[0]), way.tail_length, dtype=torch.long)
     lengths = torch.zeros(ids.shape[:2], dtype=torch.long)
     for i, asked in enumerate(questions):
         for j, q in enumerate(asked):
-            tail = [*_prompt(q.text)[1], *tokenizer.convert_tokens_to_ids([q.answer, EOS])]
+            answer = tokenizer.convert_tokens_to_ids([q.answer, way.end])
+            tail = [*way.prompt(q.text)[1], *answer]
             ids[i, j, : len(tail)] = torch.tensor(tail)
             lengths[i, j] = len(tail) - 2
     return PackedQuestions(ids, lengths)
@@ -99,26 +125,24 @@ def predict(
     """Run the language model on kept visual tokens and packed questions.
 
     Args:
-        model: a `LlavaForConditionalGeneration` or `LlavaNextForConditionalGeneration`.
+        model: one of the embedded models.
         tokens: (B, k, d) visual tokens, in raster order.
         patches: (B, k) which of the image's placeholders each is (a patch, where there are no
             others); positions are those of the unpruned prompt.
         questions: for the same B images.
         placeholders: (B,) how many the unpruned prompt has; 196 if not given.
     """
-    language_model, ids = model.model.language_model, questions.ids
+    language_model, ids, way = model.model.language_model, questions.ids, chat_of(model)
     batch, count, length = ids.shape
-    prefix = torch.tensor(prefix_ids()).expand(batch, -1)
-    start, shared = prefix.shape[1], prefix.shape[1] + tokens.shape[1]
+    prefix = torch.tensor(way.prefix).expand(batch, -1)
+    shared = prefix.shape[1] + tokens.shape[1]
     embed = language_model.embed_tokens
     inputs = torch.cat([embed(prefix), tokens, embed(ids.reshape(batch, -1))], 1)
     ending = torch.full((batch,), PATCHES) if placeholders is None else placeholders
-    tail = (start + ending[:, None] + torch.arange(length)).repeat(1, count)
-    positions = torch.cat([torch.arange(start).expand(batch, -1), start + patches, tail], 1)
     hidden = language_model(
         inputs_embeds=inputs,
         attention_mask=_branch_mask(shared, count, length).expand(batch, 1, -1, -1),
-        position_ids=positions,
+        position_ids=way.place(patches, torch.arange(length).repeat(count), ending),
         use_cache=False,
     ).last_hidden_state[:, shared:]
     hidden = hidden.reshape(batch, count, length, -1)

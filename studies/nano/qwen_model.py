@@ -14,14 +14,13 @@ import torch
 
 from studies.nano.model import HEADS, WIDTH, compare_tokens
 from studies.nano.qwen_processor import EOS, IMAGE, PAD, START, VIDEO, VISION, qwen_vocabulary
-from studies.nano.scenes import GRID, PATCHES
 
 MERGE = 2
 SMALL_PATCH = 4
 TOWER_WIDTH = 64
-TOWER_HEADS = 4
-TOWER_DEPTH = 4
-FULL_BLOCKS = (1, 3)
+TOWER_HEADS = 8
+TOWER_DEPTH = 3
+FULL_BLOCKS = (2,)
 WINDOW = 56
 """Pixels: windows of 7 x 7 merged tokens."""
 UNIT_WIDTH = MERGE**2 * TOWER_WIDTH
@@ -29,11 +28,9 @@ UNIT_WIDTH = MERGE**2 * TOWER_WIDTH
 THETA = 4.0
 SECTIONS = [4, 6, 6]
 _FAST = 4
-_OFFSETS = (
-    ((2, 0), (-2, 0), (0, 2), (0, -2)),
-    ((2, 2), (-2, 2), (2, -2), (-2, -2)),
-)
-"""Where the heads of even and odd blocks look at first, in patches."""
+REACH = (2, 2, 2)
+"""How far the heads of each block look at first, in patches, sideways and to the corners."""
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 def build_qwen(seed: int) -> Any:
@@ -107,40 +104,13 @@ def _look_around(tower: Any, generator: torch.Generator, focus: float = 7.0) -> 
             block.mlp.gate_proj.weight.normal_(0, 1 / width**0.5, generator=generator)
             block.mlp.up_proj.weight.normal_(0, 1 / width**0.5, generator=generator)
             block.mlp.down_proj.weight.normal_(0, 0.7 / (2 * width) ** 0.5, generator=generator)
-            for head, (across, down) in enumerate(_OFFSETS[index % 2]):
-                turn = torch.cat([rates * down, rates * across])
+            for head, (across, down) in enumerate(_DIRECTIONS):
+                turn = REACH[index] * torch.cat([rates * down, rates * across])
                 start = head * 2 * angles
                 query = torch.cat([turn.cos(), turn.sin()])
                 key = torch.cat([torch.ones(angles), torch.zeros(angles)])
                 bias[start : start + 2 * angles] = focus**0.5 * query
                 bias[width + start : width + start + 2 * angles] = focus**0.5 * key
-        for layer in (tower.merger.mlp[0], tower.merger.mlp[2]):
-            layer.weight.normal_(0, 1 / layer.in_features**0.5, generator=generator)
-
-
-def qwen_pixels(images: torch.Tensor) -> torch.Tensor:
-    """Cut images (B, 3, 112, 112) as the processor does: (B * 784, 96), merged tokens in order."""
-    batch = len(images)
-    cut = images.reshape(batch, 3, GRID, MERGE, SMALL_PATCH, GRID, MERGE, SMALL_PATCH)
-    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)[:, :, :, :, :, :, None]
-    frames = cut.expand(*cut.shape[:6], 2, SMALL_PATCH, SMALL_PATCH)
-    return frames.reshape(batch * PATCHES * MERGE**2, -1)
-
-
-def qwen_features(tower: Any, images: torch.Tensor) -> torch.Tensor:
-    """Patch features (B, 196, 256) before the merger, in raster order of merged tokens."""
-    from transformers.vision_utils import get_vision_window_index
-
-    grids = torch.tensor([[1, MERGE * GRID, MERGE * GRID]] * len(images))
-    seen = tower(qwen_pixels(images), grid_thw=grids).last_hidden_state
-    order, _ = get_vision_window_index(
-        grids, spatial_merge_size=MERGE, window_size=WINDOW, patch_size=SMALL_PATCH
-    )
-    units = seen.reshape(-1, UNIT_WIDTH)[torch.argsort(order)]
-    return units.reshape(len(images), PATCHES, UNIT_WIDTH)
-
-
-def qwen_project(tower: Any, features: torch.Tensor) -> torch.Tensor:
-    """Visual tokens (..., 128) of patch features (..., 256)."""
-    merged: torch.Tensor = tower.merger(features.reshape(-1, TOWER_WIDTH))
-    return merged.reshape(*features.shape[:-1], WIDTH)
+        first, last = tower.merger.mlp[0], tower.merger.mlp[2]
+        first.weight.normal_(0, 1 / UNIT_WIDTH**0.5, generator=generator)
+        last.weight.normal_(0, 0.15 / UNIT_WIDTH**0.5, generator=generator)

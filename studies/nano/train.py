@@ -29,6 +29,7 @@ STAGES = ("language", "alignment", "projector", "instruction")
 MODELS = {
     "nano-llava": "studies.nano.models.llava",
     "nano-llava-next": "studies.nano.models.llava_next",
+    "nano-qwen2.5-vl": "studies.nano.models.qwen2_5_vl",
 }
 """Module of each model that can be trained; `studies.nano.models` says what it must offer."""
 

@@ -59,8 +59,15 @@ class Codebook:
         return flat @ self.appearance
 
 
-def build_codebook(seed: int) -> Codebook:
-    """Draw the fixed vectors of a training seed."""
+def build_codebook(seed: int, more_words: int = 0, coordinates: bool = True) -> Codebook:
+    """Draw the fixed vectors of a training seed.
+
+    Args:
+        seed: the training seed.
+        more_words: tokens that a model has behind those of `vocabulary`.
+        coordinates: give patches their coordinates; else zeros, for a tower that has no positions
+            to read them off.
+    """
     generator = torch.Generator().manual_seed(seed + 77)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -78,7 +85,9 @@ def build_codebook(seed: int) -> Codebook:
     patches = torch.arange(PATCHES)
     waves = torch.cat([_waves(patches % GRID), _waves(patches // GRID)], 1)
     appearance = draw(APPEARANCE_SIZE, WIDTH) / WIDTH**0.5
-    return Codebook(embeddings, 0.4 * (waves / 2) @ basis, anchor, appearance)
+    embeddings = torch.cat([embeddings, F.normalize(draw(more_words, WIDTH), dim=-1)])
+    where = (0.4 if coordinates else 0.0) * (waves / 2) @ basis
+    return Codebook(embeddings, where, anchor, appearance)
 
 
 def _waves(position: torch.Tensor) -> torch.Tensor:

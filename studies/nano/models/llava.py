@@ -26,6 +26,7 @@ __all__ = ["FULL", "SMOKE", "build_processor", "run_stages"]
 MODEL_TYPE = "llava"
 SCENE: Callable[[int], Scene] = generate_scene
 BUDGETS = (43, 22, 11, 6)
+SIGNAL = "cls_attention"
 
 
 def run_stages(run: Run, train_one: Callable[[Stage], None]) -> Any:

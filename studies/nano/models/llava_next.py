@@ -51,6 +51,7 @@ LENGTH = 1024
 MODEL_TYPE = "llava_next"
 SCENE: Callable[[int], Scene] = generate_wide_scene
 BUDGETS = (80, 40, 20, 10)
+SIGNAL = "cls_attention"
 
 
 def build_model(seed: int) -> Any:

@@ -11,6 +11,7 @@ from studies.nano.data import SceneArrays
 from studies.nano.loop import Draws, Run
 from studies.nano.model import WIDTH
 from studies.nano.scenes import COLOR_NAMES, MAX_OBJECTS, MIXED, SHAPES
+from studies.nano.vision import vision_of
 from studies.nano.words import COLOR_IDS, DIGIT_IDS, SHAPE_IDS, Codebook
 
 LABEL_NOISE = 0.1
@@ -18,7 +19,7 @@ SHARPNESS = 12.0
 
 
 class AlignmentStage:
-    """Trains the vision tower, the projector and a linear head on the CLS token (dropped after)."""
+    """Trains the vision tower, the projector and a linear head on a CLS token (dropped after)."""
 
     name = "alignment"
 
@@ -26,18 +27,18 @@ class AlignmentStage:
         self, run: Run, model: Any, codebook: Codebook, train: SceneArrays, monitor: SceneArrays
     ) -> None:
         self.settings = run.recipe.alignment
-        self._model, self._codebook = model, codebook
+        self._codebook = codebook
         self._train, self._monitor = train, monitor
+        self._vision = vision_of(model)
         # Named 'model.*' and 'bag_head.*' in the checkpoint.
-        self.module = torch.nn.ModuleDict(
-            {"model": model.model, "bag_head": torch.nn.Linear(WIDTH, WIDTH)}
-        )
+        self.module = torch.nn.ModuleDict({"model": model.model})
+        if self._vision.summary_width:
+            self.module["bag_head"] = torch.nn.Linear(self._vision.summary_width, WIDTH)
 
     def groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
-        """Vision tower, projector, CLS head."""
-        vision, projector = self._model.model.vision_tower, self._model.model.multi_modal_projector
-        trained = [vision, projector, self.module["bag_head"]]
-        return [([p for part in trained for p in part.parameters()], 1.0)]
+        """Vision tower, projector, and the CLS head where there is a CLS token."""
+        head = self.module["bag_head"].parameters() if "bag_head" in self.module else ()
+        return [([*self._vision.parameters(), *head], 1.0)]
 
     def loss(self, draws: Draws, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Distance to the word bags, naming of objects, and the CLS token's bag of words."""
@@ -63,13 +64,16 @@ class AlignmentStage:
                 logits = directions[known] @ self._codebook.embeddings[ids].T
                 naming = naming + F.cross_entropy(logits, label[known])
 
+        terms = {"distance": distance.item(), "naming": naming.item()}
+        loss = distance + 0.5 * naming
+        if summary is None:
+            return loss, terms
         described = SHARPNESS * F.normalize(self.module["bag_head"](summary), dim=-1)
         ids = torch.cat([SHAPE_IDS, COLOR_IDS])
         present = torch.cat([_present(clean[..., 0], 8), _present(clean[..., 1], 8)], 1)
         logits = described @ self._codebook.embeddings[ids].T - 2
         bags = F.binary_cross_entropy_with_logits(logits, present)
-        terms = {"distance": distance.item(), "naming": naming.item(), "cls": bags.item()}
-        return distance + 0.5 * naming + 0.5 * bags, terms
+        return loss + 0.5 * bags, {**terms, "cls": bags.item()}
 
     @torch.no_grad()
     def monitor(self) -> dict[str, Any]:
@@ -79,10 +83,9 @@ class AlignmentStage:
         tokens = torch.cat([self._encode(self._monitor.images(list(b)))[0] for b in batches])
         return named_right(tokens, self._monitor.targets(slice(None)), self._codebook)
 
-    def _encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen = self._model.model.vision_tower(images, output_hidden_states=True)
-        tokens = self._model.model.multi_modal_projector(seen.hidden_states[-1][:, 1:])
-        return tokens, seen.pooler_output
+    def _encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        features, summary = self._vision.encode(images)
+        return self._vision.project(features), summary
 
 
 def named_right(tokens: torch.Tensor, labels: torch.Tensor, codebook: Codebook) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import torch
 
 from studies.nano.data import SceneArrays, ask_about, patch_features
 from studies.nano.loop import Draws, Run
-from studies.nano.packing import pack, predict
+from studies.nano.packing import chat_of, pack, predict
 from studies.nano.scenes import PATCHES
 from studies.nano.stages.scoring import answer_loss, score_by_kind
+from studies.nano.vision import vision_of
 
 SHOW_ALL = 0.2
 FAVOUR_OBJECTS, FAVOUR_DIGITS = 0.7, 0.5
@@ -34,7 +35,7 @@ class InstructionStage:
     def __init__(
         self, run: Run, model: Any, train: SceneArrays, features: Any, monitor: SceneArrays
     ) -> None:
-        self.module = model
+        self.module, self._vision = model, vision_of(model)
         self.settings = run.recipe.instruction
         self._run, self._train, self._features, self._monitor = run, train, features, monitor
 
@@ -43,7 +44,7 @@ class InstructionStage:
         language_model = self.module.model.language_model
         embeddings = language_model.embed_tokens.weight
         fast = [p for p in language_model.parameters() if p is not embeddings]
-        slow = [*self.module.model.multi_modal_projector.parameters(), embeddings]
+        slow = [*self._vision.projector.parameters(), embeddings]
         return [(fast, 1.0), (slow, SLOW)]
 
     def loss(self, draws: Draws, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -52,17 +53,18 @@ class InstructionStage:
         features = torch.from_numpy(self._features[index].astype(np.float32))
         patches = draw_kept(self._train.targets(index), draws, LEAST_KEPT, MOST_KEPT, SHOW_ALL)
         kept = features.gather(1, patches[..., None].expand(-1, -1, features.shape[-1]))
-        tokens = self.module.model.multi_modal_projector(kept)
+        tokens = self._vision.project(kept)
         objects = [self._train.objects[i] for i in index]
-        asked = pack(ask_about(objects, draws, self._run.recipe.questions))
+        questions = ask_about(objects, draws, self._run.recipe.questions)
+        asked = pack(questions, chat_of(self.module))
         return answer_loss(predict(self.module, tokens, patches, asked))
 
     @torch.no_grad()
     def monitor(self) -> dict[str, Any]:
         """Accuracy with all tokens, and overall with a random 22."""
         draws = Draws("monitor", self.name)
-        features = patch_features(self.module.model.vision_tower, self._monitor.images(slice(None)))
-        tokens = self.module.model.multi_modal_projector(features)
+        features = patch_features(self._vision, self._monitor.images(slice(None)))
+        tokens = self._vision.project(features)
         asked = ask_about(self._monitor.objects, draws, self._run.recipe.questions)
         count = len(tokens)
         some = draws.uniform(count, PATCHES).topk(22, 1).indices.sort(1).values

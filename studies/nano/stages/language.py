@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from studies.nano.data import ask_about
 from studies.nano.loop import Draws, Run
 from studies.nano.model import WIDTH
-from studies.nano.packing import pack, predict
+from studies.nano.packing import chat_of, pack, predict
 from studies.nano.scenes import (
     COLOR_NAMES,
     GRID,
@@ -68,7 +68,8 @@ class LanguageStage:
             kept = rng.randint(12, 79)
         centers = progress < 0.5 or rng.random() < 0.8
         tokens, patches = self._draw_tokens(objects, draws, kept, centers, 0.9 * rng.random())
-        asked = pack(ask_about(objects, draws, self._run.recipe.questions))
+        questions = ask_about(objects, draws, self._run.recipe.questions)
+        asked = pack(questions, chat_of(self.module))
         return answer_loss(predict(self.module, tokens, patches, asked))
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from studies.nano.packing import Predictions, pack, predict
+from studies.nano.packing import Predictions, chat_of, pack, predict
 from studies.nano.questions import KINDS, Question
 
 
@@ -33,7 +33,9 @@ def score_by_kind(
     for begin in range(0, len(asked), 40):
         batch = slice(begin, begin + 40)
         ends = None if placeholders is None else placeholders[batch]
-        scored = predict(model, tokens[batch], patches[batch], pack(asked[batch]), ends)
+        scored = predict(
+            model, tokens[batch], patches[batch], pack(asked[batch], chat_of(model)), ends
+        )
         right = (scored.answer_logits.argmax(-1) == scored.answers).flatten().tolist()
         for question, ok in zip((q for qs in asked[batch] for q in qs), right, strict=True):
             found[question.kind].append(ok)
