@@ -235,6 +235,12 @@ class Attachment:
             self.last = CallRecord(False, entry.budget, entry.seed_strategy)
             return None
         if not self._has_images(kwargs):
+            ids = kwargs.get("input_ids")
+            if _filled(kwargs.get("past_key_values")) and self._names_images(ids):
+                raise ResPruneError(
+                    "input_ids name images that an earlier call pruned into this cache, so ids and "
+                    "cache do not match; start from an empty cache with the images, or detach"
+                )
             self.last = CallRecord(False, entry.budget, entry.seed_strategy)
             return None
         if kwargs.get("input_ids") is None:
@@ -258,6 +264,9 @@ class Attachment:
     def _has_images(self, kwargs: Mapping[str, Any]) -> bool:
         images = kwargs.get(self.backbone.image_inputs[0])
         return images is not None and len(images) > 0
+
+    def _names_images(self, ids: Tensor | None) -> bool:
+        return ids is not None and bool((ids == self.backbone.image_token_id).any())
 
     def _without_prompt(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         gone = {*self.backbone.image_inputs, "input_ids", "attention_mask", "position_ids"}

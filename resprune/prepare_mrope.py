@@ -82,7 +82,7 @@ def compacted(positions: Tensor, images: Tensor) -> tuple[Tensor, int]:
         New positions (3, n), and the position after them.
     """
     new = torch.empty_like(positions)
-    owners, lengths = images.unique_consecutive(return_counts=True)
+    owners, lengths = torch.unique_consecutive(images, return_counts=True)
     following, start = 0, 0
     for owner, length in zip(owners.tolist(), lengths.tolist(), strict=True):
         stop = start + length

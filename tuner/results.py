@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resprune.config import Positions
-from resprune.errors import StudyError
+from resprune.errors import ConfigError, StudyError
 from resprune.jsonfile import read_json, write_json
 
 RESULTS_FILE = "results.json"
@@ -201,13 +201,23 @@ class Results(_Row):
         """Read ``results.json`` of a run folder.
 
         Raises:
-            StudyError: Missing or damaged; the message says how to make it.
+            StudyError: Missing, damaged or written by a newer version; the message says what to
+                do.
         """
         path = Path(run_dir) / RESULTS_FILE
         if not path.is_file():
             raise StudyError(f"{path}: not found; `resprune-tune run` writes it when a study ends")
         try:
-            return cls.model_validate(read_json(path))
+            data = read_json(path)
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            if isinstance(version, int) and version > RESULTS_SCHEMA:
+                raise StudyError(
+                    f"{path}: schema_version {version} is newer than {RESULTS_SCHEMA}, the newest "
+                    "this version reads; upgrade resprune-tune"
+                )
+            return cls.model_validate(data)
+        except ConfigError as error:
+            raise StudyError(f"{error} (or run the study again)") from None
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(str(part) for part in problem["loc"])

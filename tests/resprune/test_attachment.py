@@ -344,6 +344,16 @@ def test_a_filled_cache_is_refused(case: Case, handle: resprune.Attachment) -> N
             call(case, inputs, past_key_values=cache)
 
 
+def test_a_pruned_cache_is_not_reused_with_the_full_ids(
+    case: Case, handle: resprune.Attachment
+) -> None:
+    inputs = case.one(0, [0])
+    cache = logits(case, inputs, use_cache=True).past_key_values
+    del inputs["pixel_values"]
+    with pytest.raises(ResPruneError, match="ids and cache do not match"):
+        greedy(case.model, inputs, past_key_values=cache)
+
+
 def test_an_empty_cache_is_welcome(case: Case, handle: resprune.Attachment) -> None:
     from transformers import DynamicCache
 

@@ -113,7 +113,7 @@ def test_an_image_that_is_no_image(folder):
     (folder / "a.png").write_text("not an image")
     write(folder, ROW)
     sample = tasks.get("jsonl", folder=str(folder)).samples("tune", 1)[0]
-    with pytest.raises(StudyError, match=r"line 1: .*a\.png is no image"):
+    with pytest.raises(StudyError, match=r"line 1: .*a\.png: not an image"):
         sample.load_image()
 
 
