@@ -54,7 +54,8 @@ def train(
         ResPruneError: the model is unknown, or `out` holds checkpoints of another recipe, seed
             or model, or cannot be written.
     """
-    recipe = recipe or _module(model).FULL
+    module = _module(model)
+    recipe = recipe or module.FULL
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
