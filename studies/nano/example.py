@@ -8,16 +8,18 @@ from typing import Any
 
 from PIL import Image
 
-from studies.nano import model_dir
-from studies.nano.scenes import generate_scene
+from studies.nano import model_dir, model_names
+from studies.nano.scenes import generate_scene, generate_wide_scene
 from studies.nano.splits import scene_seed
 
 QUESTION = "What color is the star?"
-_SCENE = 20  # of the monitor split: one star among several objects
+_SCENE, _WIDE_SCENE = 20, 0  # of the monitor split: one star among several objects
 
 
-def example_image() -> Image.Image:
-    """Return the example scene, RGB, 112 x 112 pixels."""
+def example_image(name: str = "nano-llava") -> Image.Image:
+    """Return the example scene, RGB, 112 x 112 pixels; for nano-llava-next 224 x 112."""
+    if name == "nano-llava-next":
+        return generate_wide_scene(scene_seed("monitor", _WIDE_SCENE)).image
     return generate_scene(scene_seed("monitor", _SCENE)).image
 
 
@@ -46,7 +48,7 @@ def example(name: str = "nano-llava", question: str = QUESTION) -> tuple[Any, An
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
-    inputs = processor(images=example_image(), text=prompt, return_tensors="pt")
+    inputs = processor(images=example_image(name), text=prompt, return_tensors="pt")
     return model, processor, dict(inputs)
 
 
@@ -54,8 +56,9 @@ def main() -> None:
     """Write the example scene as a PNG."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--model", choices=model_names(), default="nano-llava")
     arguments = parser.parse_args()
-    example_image().save(arguments.out, format="PNG")
+    example_image(arguments.model).save(arguments.out, format="PNG")
     print(f"{arguments.out}: ask it {QUESTION!r}")
 
 
