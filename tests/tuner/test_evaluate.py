@@ -37,9 +37,7 @@ def make(backbone, reader, tmp_path):
 
 def inputs_of(backbone, sample):
     prompt = backbone.chat_prompt(sample.prompt)
-    return dict(
-        backbone.processor(images=sample.load_image(), text=prompt, return_tensors="pt")
-    )
+    return dict(backbone.processor(images=sample.load_image(), text=prompt, return_tensors="pt"))
 
 
 def decode(backbone, output, inputs):
