@@ -18,9 +18,9 @@ from studies.nano.qwen_processor import EOS, IMAGE, PAD, START, VIDEO, VISION, q
 MERGE = 2
 SMALL_PATCH = 4
 TOWER_WIDTH = 64
-TOWER_HEADS = 8
-TOWER_DEPTH = 3
-FULL_BLOCKS = (2,)
+TOWER_HEADS = 4
+TOWER_DEPTH = 5
+FULL_BLOCKS = (4,)
 WINDOW = 56
 """Pixels: windows of 7 x 7 merged tokens."""
 UNIT_WIDTH = MERGE**2 * TOWER_WIDTH
@@ -28,9 +28,9 @@ UNIT_WIDTH = MERGE**2 * TOWER_WIDTH
 THETA = 4.0
 SECTIONS = [4, 6, 6]
 _FAST = 4
-REACH = (2, 2, 2)
-"""How far the heads of each block look at first, in patches, sideways and to the corners."""
-_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+REACH = 2
+"""How far the heads look at first, in patches: one merged token."""
+_SIDES, _CORNERS = ((1, 0), (-1, 0), (0, 1), (0, -1)), ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 def build_qwen(seed: int) -> Any:
@@ -104,8 +104,8 @@ def _look_around(tower: Any, generator: torch.Generator, focus: float = 7.0) -> 
             block.mlp.gate_proj.weight.normal_(0, 1 / width**0.5, generator=generator)
             block.mlp.up_proj.weight.normal_(0, 1 / width**0.5, generator=generator)
             block.mlp.down_proj.weight.normal_(0, 0.7 / (2 * width) ** 0.5, generator=generator)
-            for head, (across, down) in enumerate(_DIRECTIONS):
-                turn = REACH[index] * torch.cat([rates * down, rates * across])
+            for head, (across, down) in enumerate((_SIDES, _CORNERS)[index % 2]):
+                turn = REACH * torch.cat([rates * down, rates * across])
                 start = head * 2 * angles
                 query = torch.cat([turn.cos(), turn.sin()])
                 key = torch.cat([torch.ones(angles), torch.zeros(angles)])

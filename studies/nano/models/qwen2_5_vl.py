@@ -15,7 +15,7 @@ from studies.nano.processor import vocabulary
 from studies.nano.qwen_model import build_qwen
 from studies.nano.qwen_processor import build_qwen_processor as build_processor
 from studies.nano.qwen_processor import qwen_vocabulary
-from studies.nano.recipe import FULL, SMOKE
+from studies.nano.recipe import SMOKE, Recipe, StageSettings
 from studies.nano.scenes import Scene, generate_scene
 from studies.nano.stages.alignment import AlignmentStage
 from studies.nano.stages.instruction import InstructionStage
@@ -25,6 +25,16 @@ from studies.nano.vision import vision_of
 from studies.nano.words import build_codebook
 
 __all__ = ["FULL", "SMOKE", "build_processor", "predict_kept", "run_stages"]
+FULL = Recipe(
+    train_scenes=8000,
+    language=StageSettings(700, 12, 1.5e-3, 0.01, 60, 0.04),
+    alignment=StageSettings(500, 16, 2e-3, 0.02, 60),
+    projector=StageSettings(400, 16, 1.5e-3, 0.01, 1),
+    instruction=StageSettings(1000, 16, 1.2e-3, 0.02, 60),
+    checkpoint_every=50,
+    monitor_every=100,
+)
+"""Shorter than nano-llava's: rotary rows and columns make binding easier to learn."""
 MODEL_TYPE = "qwen2_5_vl"
 SCENE: Callable[[int], Scene] = generate_scene
 BUDGETS = (43, 22, 11, 6)
