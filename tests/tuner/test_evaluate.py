@@ -204,3 +204,33 @@ def test_kept_of_short_images():
     order = np.array([[3, 0, -1], [5, 2, 4]])
     assert kept_of(order, 3).indices.tolist() == [[0, 3, -1], [2, 4, 5]]
     assert kept_of(order, 2).indices.tolist() == [[0, 3], [2, 5]]
+
+
+def tiny(family):
+    from resprune.testing.tiny import tiny_llava
+    from resprune.testing.tiny_qwen import tiny_qwen
+    from resprune.testing.tiny_tiled import tiny_tiled
+
+    if family == "llava":
+        return tiny_llava()
+    return tiny_qwen(family) if "qwen" in family else tiny_tiled(family)
+
+
+@pytest.mark.parametrize("family", backbones.names())
+def test_every_family_answers_as_under_attach(tmp_path, family):
+    model, processor = tiny(family)
+    backbone = backbones.for_model(model.eval(), processor)
+    engine = Engine(
+        tasks.get("nano-scenes"),
+        tasks.get("nano-scenes").samples("tune", 2),
+        VisualCache(tmp_path, backbone, "k", backbone.seed_signals),
+        Memo(tmp_path / "outcomes.jsonl", "k"),
+        PromptReader(backbone, NounExtractor()),
+    )
+    answers = engine.predictions([engine.kept(Setting(0.5, "l2_norm"), 4)])[0]
+    config = PruningConfig.single(4, alpha=0.5, seed_strategy="l2_norm")
+    with attach(model, processor, config):
+        for sample, answer in zip(engine.samples, answers, strict=True):
+            inputs = inputs_of(backbone, sample)
+            output = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+            assert answer == decode(backbone, output, inputs)
