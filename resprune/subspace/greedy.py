@@ -1,8 +1,8 @@
 """Greedy subspace expansion: the public functions, and the choice of the exact path.
 
 On the CPU each image is ordered by itself, lazily in blocks (``lazy``): what an image gets does not
-depend on its batch. Elsewhere the whole batch runs in lockstep without waiting for the host
-(``recurrence``).
+depend on its batch. Elsewhere the whole batch runs together without waiting for the host, in masked
+blocks (``masked``, ``kernel``) or step by step (``recurrence``). ``paths`` chooses.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from resprune.errors import ResPruneError, near_names
+from resprune.errors import ResPruneError
 from resprune.subspace.features import Features, SharedFeatures
 from resprune.subspace.gram import check_finite, unit_rows, working_dtype
 from resprune.subspace.lazy import lazy_order
-from resprune.subspace.recurrence import expand
+from resprune.subspace.masked import Expansion, Picker, pick_in_block
+from resprune.subspace.paths import check_path, choose_path
+from resprune.subspace.recurrence import Run, expand
 from resprune.subspace.rules import TOLERANCE
 
-PATHS = ("auto", "lazy", "recurrence")
+_SHARED_GRAM_UP_TO = 4096  # tokens up to which settings of one image share its Gram matrix
 
 
 def greedy_order(
@@ -87,7 +89,7 @@ def greedy_order_batch(
         validate: Check the values, and go on in float64 from where the picks are too
             ill-conditioned for float32. On a GPU both wait for the host, before and after the
             loop; switch them off inside a CUDA graph.
-        path: ``lazy`` (CPU alone) or ``recurrence``; ``auto`` picks by device.
+        path: One of ``paths.PATHS``; ``auto`` leaves it to ``paths.choose_path``.
 
     Returns:
         Unique indices in pick order, shape (B, min(k, T)) or (B, A, min(k, T)), int64; -1 after
@@ -99,15 +101,12 @@ def greedy_order_batch(
     Source: ResPrune, arXiv 2603.21105.
     """
     _check_shapes(tokens, weights, k, first, gram, lengths)
-    if path not in PATHS:
-        raise ResPruneError(f"unknown path {path!r}. {near_names(str(path), PATHS)}")
-    if path == "lazy" and tokens.device.type != "cpu":
-        raise ResPruneError(f"path 'lazy' runs on the CPU and tokens are on {tokens.device}.")
     if path == "auto":
-        path = "lazy" if tokens.device.type == "cpu" else "recurrence"
+        path = choose_path(tokens.device, tokens.shape[1], captured=not validate)
+    check_path(path, tokens.device)
     if validate:
         _check_values(tokens, weights, first, gram, lengths)
-        if path == "recurrence":  # the lazy path sees it in the norms it needs anyhow
+        if path != "lazy":  # the lazy path sees it in the norms it needs anyhow
             check_finite(tokens)
     batch, count, _ = tokens.shape
     settings = weights if weights.ndim == 3 else weights.unsqueeze(1)
@@ -121,8 +120,12 @@ def greedy_order_batch(
         order = torch.empty(batch, per_image, steps, dtype=torch.int64, device=tokens.device)
     else:
         with torch.autocast(tokens.device.type, enabled=False):
-            run = _order_lazily if path == "lazy" else _order_in_lockstep
-            order = run(tokens, gram, settings, steps, seeds, lengths, validate)
+            if path == "lazy":
+                order = _order_lazily(tokens, gram, settings, steps, seeds, lengths)
+            else:
+                order = _order_together(
+                    path, tokens, gram, settings, steps, seeds, lengths, validate
+                )
     return order if weights.ndim == 3 else order.squeeze(1)
 
 
@@ -133,7 +136,6 @@ def _order_lazily(
     steps: int,
     seeds: Tensor,
     lengths: Tensor | None,
-    refine: bool,
 ) -> Tensor:
     tolerance = TOLERANCE[working_dtype(tokens)]
     order = torch.full((*weights.shape[:2], steps), -1)
@@ -156,7 +158,8 @@ def _order_lazily(
     return order
 
 
-def _order_in_lockstep(
+def _order_together(
+    path: str,
     tokens: Tensor,
     gram: Tensor | None,
     weights: Tensor,
@@ -167,31 +170,68 @@ def _order_in_lockstep(
 ) -> Tensor:
     rows, norms = unit_rows(tokens)
     tolerance = TOLERANCE[rows.dtype]
-    gram = rows @ rows.transpose(1, 2) if gram is None else gram.to(rows.dtype)
     lengths = None if lengths is None else lengths.to(tokens.device)
-    seeds = seeds.unsqueeze(-1)
-    no_restart = torch.zeros_like(seeds, dtype=torch.bool)
-    run = expand(gram, norms, weights, steps, seeds, no_restart, lengths, tolerance)
+    shared = weights.shape[1] > 1 and tokens.shape[1] <= _SHARED_GRAM_UP_TO
+    if gram is not None:
+        gram = gram.to(rows.dtype)
+    elif path == "recurrence" or shared:
+        gram = rows @ rows.transpose(1, 2)
+    if path == "recurrence":
+        given = seeds.unsqueeze(-1)
+        no_restart = torch.zeros_like(given, dtype=torch.bool)
+        assert gram is not None
+        run = expand(gram, norms, weights, steps, given, no_restart, lengths, tolerance)
+    else:
+        expansion = Expansion(
+            rows, gram, norms, weights, steps, seeds, lengths, tolerance, _picker(path)
+        )
+        # Each pass makes a pick at least, but most make dozens: where the host may look, it looks
+        # after as many as usually do.
+        usual = min(steps, 4 + -(-steps // 32)) if refine else steps
+        expansion.extend(usual)
+        while refine and bool(expansion.unfinished()):
+            expansion.extend(usual)
+        run = expansion.result()
     if not refine or rows.dtype == torch.float64:
         return run.order
     unsafe = (run.safe < steps).any(dim=1)
-    if not bool(unsafe.any()):
-        return run.order
-    # The picks made while it was safe stay, so that a smaller budget remains a prefix.
+    if bool(unsafe.any()):
+        part = None if lengths is None else lengths[unsafe]
+        again = _in_double(tokens[unsafe], weights[unsafe], part, run, unsafe, tolerance)
+        run.order[unsafe] = again
+    return run.order
+
+
+def _in_double(
+    tokens: Tensor,
+    weights: Tensor,
+    lengths: Tensor | None,
+    run: Run,
+    unsafe: Tensor,
+    tolerance: float,
+) -> Tensor:
+    """Go on in float64; picks made while it was safe stay, so a smaller budget is a prefix."""
+    steps = run.order.shape[-1]
     keep = torch.arange(steps, device=tokens.device) < run.safe[unsafe].unsqueeze(-1)
-    rows, norms = unit_rows(tokens[unsafe].double())
-    again = expand(
+    rows, norms = unit_rows(tokens.double())
+    return expand(
         rows @ rows.transpose(1, 2),
         norms,
-        weights[unsafe],
+        weights,
         steps,
         torch.where(keep, run.order[unsafe], -1),
         run.restarts[unsafe] & keep,
-        None if lengths is None else lengths[unsafe],
+        lengths,
         tolerance,
-    )
-    run.order[unsafe] = again.order
-    return run.order
+    ).order
+
+
+def _picker(path: str) -> Picker:
+    if path == "lazy_masked":
+        return pick_in_block
+    from resprune.subspace.kernel import pick_in_kernel
+
+    return pick_in_kernel
 
 
 def _check_shapes(

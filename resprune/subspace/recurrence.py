@@ -25,6 +25,23 @@ class Run(NamedTuple):
     safe: Tensor
 
 
+def root_worth(norms: Tensor, weights: Tensor) -> Tensor:
+    """Square roots of what residual energies of unit rows are weighted with.
+
+    Scores are compared by their square roots, residual norm x token norm x sqrt(weight): the same
+    order, in half the exponent range.
+
+    Args:
+        norms: Lengths of the tokens, shape (B, T).
+        weights: Weights, shape (B, A, T).
+
+    Returns:
+        At most 1 for each run, float64, shape (B, A, T).
+    """
+    scale = norms.unsqueeze(1).double() * weights.double().sqrt()
+    return scale / scale.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+
+
 def expand(
     gram: Tensor,
     norms: Tensor,
@@ -52,10 +69,7 @@ def expand(
     device, dtype = gram.device, gram.dtype
     never = -torch.inf
 
-    # Scores are compared by their square roots, residual norm x token norm x sqrt(weight): the
-    # same order, in half the exponent range. Scaled to at most 1 for each run.
-    scale = norms.unsqueeze(1).double() * weights.double().sqrt()
-    scale = scale / scale.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    scale = root_worth(norms, weights)
     # A restart begins at full norms, so its first pick is known beforehand. An exhausted token's
     # score is its negative rank in that order: it loses to every token that is not exhausted, and
     # a negative best score is the sign to restart. One argmax serves both, with no branch.

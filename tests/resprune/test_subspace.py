@@ -20,10 +20,12 @@ from resprune.subspace import (
     greedy_order,
     greedy_order_batch,
     lazy,
+    masked,
     reference_order,
 )
 from resprune.subspace.reference import residual_energy
 
+PATHS = ("lazy", "lazy_masked", "recurrence")  # the kernel: test_kernel.py
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 # Rounding of a residual energy relative to the token's own energy.
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -99,6 +101,8 @@ def small_blocks() -> Iterator[None]:
         patch.object(lazy, "_FEWEST_CANDIDATES", 3),
         patch.object(lazy, "_CANDIDATES_PER_ROOT", 0),
         patch.object(lazy, "_SOON", 2),
+        patch.object(masked, "_CANDIDATES", 3),
+        patch.object(masked, "_PICKS", 2),
         patch.object(features, "_STRIP", 2),
         patch.object(features.Features, "_whole_up_to", 0),
         patch.object(features.SharedFeatures, "_whole_up_to", 0),
@@ -114,7 +118,7 @@ def test_blocks_and_lockstep_pick_the_best_too(tokens: Tensor, data: st.DataObje
     first = torch.tensor([[data.draw(st.integers(-1, count - 1)) for _ in weights]])
     k = data.draw(st.integers(1, count))
     gram = gram_matrix(tokens[None]) if data.draw(st.booleans()) else None
-    for path in ("lazy", "recurrence"):
+    for path in PATHS:
         with small_blocks():
             orders = greedy_order_batch(
                 tokens[None], weights[None], k, first, gram=gram, path=path
@@ -130,7 +134,7 @@ def test_blocks_and_lockstep_are_nested(tokens: Tensor, data: st.DataObject) -> 
     count = tokens.shape[0]
     weights = draw_weights(data, count)[None]
     k = data.draw(st.integers(1, count))
-    for path in ("lazy", "recurrence"):
+    for path in PATHS:
         with small_blocks():
             full = greedy_order_batch(tokens[None], weights, count, path=path)[0].tolist()
             assert greedy_order_batch(tokens[None], weights, k, path=path)[0].tolist() == full[:k]
@@ -143,13 +147,13 @@ def test_a_tie_with_a_token_outside_the_block_goes_to_the_lowest_index() -> None
         tokens[index, axis] = 1
     tokens[5, :4] = 0.5
     weights = torch.tensor([1.0, 0.1, 0.2, 0.75, 0.3, 1.0, 0.9])
-    for path in ("lazy", "recurrence"):
+    for path in PATHS:
         with small_blocks():
             order = greedy_order_batch(tokens[None], weights[None], 7, path=path)[0]
         assert order.tolist() == [0, 6, 3, 5, 4, 2, 1]
 
 
-@pytest.mark.parametrize("path", ["lazy", "recurrence"])
+@pytest.mark.parametrize("path", PATHS)
 def test_nearly_parallel_outliers_do_not_spoil_float32(path: str) -> None:
     """Massive activations: long tokens of one direction, picked first and divided by."""
     for seed in range(10):
@@ -384,7 +388,7 @@ def test_a_gram_matrix_of_raw_rows_is_refused() -> None:
         greedy_order_batch(tokens, torch.ones(1, 5), 2, gram=tokens @ tokens.transpose(1, 2))
 
 
-@pytest.mark.parametrize("path", ["lazy", "recurrence"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_token_that_is_not_finite_is_named(path: str, value: float) -> None:
     tokens = torch.randn(1, 5, 4)
