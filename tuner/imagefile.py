@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -21,11 +22,12 @@ _LEAST_SIDE = 448  # small images are enlarged, so that outlines do not cover th
 Box = Sequence[float]
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     """Open an image file.
 
     Args:
-        path: The file; of several frames the first is taken.
+        source: The file, or what is in it; of several frames the first is taken.
+        name: What messages call it; the path by default.
 
     Returns:
         RGB, upright (its EXIF orientation applied).
@@ -33,32 +35,35 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         ResPruneError: Missing, no image, damaged, or over 2^26 pixels.
     """
+    if name is None:
+        name = "image" if isinstance(source, bytes) else str(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             # the check below refuses with the size, before anything is decoded
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ResPruneError(
-                        f"{path}: {image.width} x {image.height} pixels are more than the "
+                        f"{name}: {image.width} x {image.height} pixels are more than the "
                         f"{MAX_PIXELS:,} that are opened; make it smaller"
                     )
                 return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         raise ResPruneError(
-            f"{path}: more pixels than the {MAX_PIXELS:,} that are opened; make it smaller"
+            f"{name}: more pixels than the {MAX_PIXELS:,} that are opened; make it smaller"
         ) from None
     except UnidentifiedImageError:
         raise ResPruneError(
-            f"{path}: not an image; give a file of one of the formats {', '.join(FORMATS)}"
+            f"{name}: not an image; give a file of one of the formats {', '.join(FORMATS)}"
         ) from None
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise ResPruneError(f"{path}: cannot be read as an image ({reason})") from error
+        raise ResPruneError(f"{name}: cannot be read as an image ({reason})") from error
     except (SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise as well
         if isinstance(error, ResPruneError):
             raise
-        raise ResPruneError(f"{path}: a damaged image ({error})") from error
+        raise ResPruneError(f"{name}: a damaged image ({error})") from error
 
 
 def draw_kept(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:

@@ -149,12 +149,38 @@ class BackboneSection(StrictModel):
         return value
 
 
+class ColumnSpec(StrictModel):
+    """Which columns of a ``hub-vqa`` data set hold what.
+
+    Attributes:
+        image: The image.
+        question: The question.
+        answers: One answer, or a list of them.
+        image_id: Shared by the questions about the same image; a hash of the image where None.
+        id: Unique within a split; the row's number where None.
+        group: Question type, for reporting only.
+    """
+
+    image: str = "image"
+    question: str = "question"
+    answers: str = "answers"
+    image_id: str | None = None
+    id: str | None = None
+    group: str | None = None
+
+
 class TaskSection(StrictModel):
     """The task, its splits and the metric.
 
     Attributes:
         name: A registered task (``resprune-tune ls tasks``).
         folder: Folder of a ``jsonl`` task; relative to the study file.
+        dataset: Data set of a ``hub-vqa`` task: a hub id, or a folder relative to the study file.
+        config: Configuration of that data set.
+        revision: Hub revision of that data set.
+        columns: Which of its columns hold what.
+        scorer: ``vqa`` (accuracy against ten annotators, the default) or ``exact``.
+        question_transform: ``capitalize`` (first letter upper, the rest lower) or ``none``.
         metric: ``score`` (the task's own), ``log_likelihood`` of the gold answer, or ``fidelity``
             (agreement with the unpruned model's own answers; needs no gold answers).
         tune: Samples that choose settings.
@@ -166,6 +192,12 @@ class TaskSection(StrictModel):
 
     name: str
     folder: str | None = None
+    dataset: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    columns: ColumnSpec | None = None
+    scorer: Literal["vqa", "exact"] | None = None
+    question_transform: Literal["capitalize", "none"] | None = None
     metric: Metric = "score"
     tune: SplitSpec
     fit: SplitSpec | None = None
@@ -462,7 +494,7 @@ class StudyConfig(StrictModel):
         for section, keys in {
             "study": ("seed", "objective"),
             "backbone": ("model", "family", "revision", "dtype"),
-            "task": ("name", "folder", "metric", "tune", "max_new_tokens", "answer_format"),
+            "task": tuple(key for key in TaskSection.model_fields if key not in ("fit", "report")),
             "search": tuple(SearchSection.model_fields),
         }.items():
             mine, its = getattr(self, section), getattr(older, section)
@@ -565,7 +597,7 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resolve(data: dict[str, Any], base: Path) -> None:
     """Make the folders of a study independent of where the command runs."""
-    for section, key in (("backbone", "model"), ("task", "folder")):
+    for section, key in (("backbone", "model"), ("task", "folder"), ("task", "dataset")):
         values = data.get(section)
         if isinstance(values, Mapping) and isinstance(values.get(key), str):
             folder = base / values[key]
