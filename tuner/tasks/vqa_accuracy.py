@@ -69,7 +69,7 @@ def vqa_normalized(answer: str) -> str:
     """
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    words = _without_punctuation(text).lower()
+    words = _without_punctuation(text).lower().split()
     digits = [_NUMBERS.get(word, word) for word in words]
     return " ".join(_CONTRACTIONS.get(word, word) for word in digits if word not in _ARTICLES)
 
