@@ -17,8 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## run the study of the embedded model; leaves a report and a config
 	$(BIN)/resprune-tune run nano-llava --runs $(RUNS)
 
+# one thread: the tests' models are so small that a second one only gets in the way
 test: $(VENV)/.installed  ## run every test, without the network
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .
