@@ -138,6 +138,8 @@ def _publish(run: Run, name: str, model: Any) -> None:
     model.save_pretrained(part)
     _module(name).build_processor().save_pretrained(part)
     record = {"seed": run.seed, "recipe": asdict(run.recipe), "torch": torch.__version__}
+    if (start := getattr(_module(name), "START", None)) is not None:
+        record["start"] = start
     (part / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (part / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     shutil.rmtree(final, ignore_errors=True)
