@@ -67,6 +67,15 @@ print(before.keys() == after.keys() and all(before[k] is after[k] for k in befor
 
 
 def test_the_bare_import_and_the_command_line_are_light() -> None:
-    heavy = "torch transformers optuna spacy sklearn plotly datasets pydantic".split()
+    heavy = [
+        "torch",
+        "transformers",
+        "optuna",
+        "spacy",
+        "sklearn",
+        "plotly",
+        "datasets",
+        "pydantic",
+    ]
     code = f"import sys, resprune, tuner.cli; print([m for m in {heavy} if m in sys.modules])"
     assert fresh(code) == "[]"
