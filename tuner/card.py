@@ -90,9 +90,11 @@ def _configs(results: Results, config: PruningConfig, scale: Scale) -> str:
     total = results.model.visual_tokens
     rows = []
     for one in deployed(results):
-        if one.chosen.budget not in listed:
+        if one.chosen.deployed_budget not in listed:
             continue
-        kept = str(one.chosen.budget)
+        kept = str(one.chosen.deployed_budget)
+        if one.chosen.ratio is not None:
+            kept += f" of each image ({one.chosen.budget} on average)"
         if total:
             kept += f" of {total} ({share(one.chosen.budget, total)})"
         if one.recommended:

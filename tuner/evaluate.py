@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -26,7 +26,7 @@ from resprune.backbones import VisualTokens
 from resprune.errors import StudyError
 from resprune.relevance import relevance_weights
 from resprune.seeds import seed_index
-from resprune.selection import Prompt, PromptReader, relevance_of
+from resprune.selection import Prompt, PromptReader, relevance_of, resolve_budget
 from resprune.subspace import gram_matrix
 from tuner.cache import Memo, Outcome, VisualCache, image_key, processed
 from tuner.tasks import Sample, Task, normalized
@@ -35,6 +35,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 _IMAGES_AT_ONCE = 8  # whose Gram matrices and expansions are worked on together
 _TOKENS_PER_ROW = 80  # longer rows go in smaller batches
+_PADDING = 0.1  # share by which the kept counts of a batch may differ where T varies
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Engine:
         batch_size: Rows of one prefill.
         workers: Batches that run at once.
         eps: Floor of the relevance.
+        ratios: Ratio that a budget stands for where T varies: of such a budget ``k``, each image
+            keeps this share of its own T, whatever the number ``k``.
         progress: Called with the outcomes done and in all.
 
     Raises:
@@ -112,6 +115,7 @@ class Engine:
         batch_size: int = 32,
         workers: int = 1,
         eps: float = 0.01,
+        ratios: Mapping[int, float] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.task = task
@@ -126,6 +130,7 @@ class Engine:
         self._batch_size = batch_size
         self._workers = workers
         self._eps = eps
+        self._ratios = dict(ratios or {})
         self._progress = progress
         self._relevance: dict[tuple[str, str], Tensor] = {}
         self._first: dict[tuple[str, str, str], Tensor | None] = {}
@@ -140,6 +145,7 @@ class Engine:
             for ids, sample in zip(self._ids, self.samples, strict=True)
         ]
         self._digests = [self._digest(i) for i in range(len(self.samples))]
+        self._lengths = np.array([len(self.visual(i).tokens) for i in range(len(self.samples))])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -175,23 +181,33 @@ class Engine:
 
     # -- settings -> kept sets ----------------------------------------------------------
 
-    def orders(self, setting: Setting, alphas: Sequence[float], k: int) -> Ints:
+    def counts(self, k: int) -> Ints:
+        """Return how many tokens of each sample's image a budget keeps, shape (N,)."""
+        budget = self._ratios.get(k, k)
+        found: Ints = np.array([resolve_budget(budget, int(t)) for t in self._lengths])
+        return found
+
+    def keep(self, order: Ints, k: int, positions: str = "keep") -> Kept:
+        """Return the kept sets that a budget cuts off orders, shape (N, k or more)."""
+        return kept_of(order, self.counts(k), positions)
+
+    def orders(self, setting: Setting, alphas: Sequence[float], *budgets: int) -> Ints:
         """Order the tokens of every sample's image under several alphas.
 
         Args:
             setting: Seed strategy and relevance options; its alpha is not read.
             alphas: A alphas.
-            k: Largest budget wanted.
+            *budgets: Budgets wanted.
 
         Returns:
-            Pick orders, shape (A, N, min(k, max T)); -1 past the end of shorter images. The first
-            columns are the order of a smaller budget.
+            Pick orders, shape (A, N, k), k being the largest count wanted; -1 past the end of
+            shorter images. The first columns are the order of a smaller budget.
         """
         exponents = torch.tensor(alphas, dtype=torch.float32)
         relevance = self._relevance_maps(setting.pooling, setting.normalization)
         first = self._first_tokens(setting)
-        width = min(k, relevance.shape[1])
-        out = np.full((len(alphas), len(self), width), -1, dtype=np.int64)
+        wanted = np.stack([self.counts(k) for k in budgets]).max(axis=0)
+        out = np.full((len(alphas), len(self), wanted.max()), -1, dtype=np.int64)
 
         def expand(members: list[list[int]]) -> tuple[list[list[int]], Tensor]:
             tokens, lengths = _padded([self.visual(rows[0]).tokens for rows in members])
@@ -205,7 +221,7 @@ class Engine:
             found = greedy_order_batch(
                 tokens,
                 weights.flatten(1, 2),
-                min(k, tokens.shape[1]),
+                max(int(wanted[rows].max()) for rows in members),
                 seeds,
                 gram=gram_matrix(tokens),
                 lengths=lengths,
@@ -219,7 +235,7 @@ class Engine:
 
     def kept(self, setting: Setting, k: int) -> Kept:
         """Return what a setting keeps at a budget of ``k`` tokens."""
-        return kept_of(self.orders(setting, [setting.alpha], k)[0], k, setting.positions)
+        return self.keep(self.orders(setting, [setting.alpha], k)[0], k, setting.positions)
 
     def grid(self, setting: Setting, alphas: Sequence[float], budgets: Sequence[int]) -> Floats:
         """Score an alpha grid.
@@ -240,8 +256,8 @@ class Engine:
         self, setting: Setting, alphas: Sequence[float], budgets: Sequence[int]
     ) -> list[Kept]:
         """Return what each alpha keeps at each budget: B times A kept sets a sample."""
-        orders = self.orders(setting, alphas, max(budgets))
-        return [kept_of(order, k, setting.positions) for k in budgets for order in orders]
+        orders = self.orders(setting, alphas, *budgets)
+        return [self.keep(order, k, setting.positions) for k in budgets for order in orders]
 
     def score(self, setting: Setting, k: int) -> Floats:
         """Score one setting at a budget of ``k`` tokens, shape (N,)."""
@@ -250,9 +266,8 @@ class Engine:
 
     def everything(self) -> Kept:
         """Return the kept sets of the unpruned model."""
-        lengths = [len(self.visual(i).tokens) for i in range(len(self))]
-        index = np.arange(max(lengths))[None, :].repeat(len(self), axis=0)
-        return Kept(np.where(index < np.array(lengths)[:, None], index, -1))
+        index = np.arange(self._lengths.max())[None, :].repeat(len(self), axis=0)
+        return Kept(np.where(index < self._lengths[:, None], index, -1))
 
     def random(self, k: int, seed: int) -> Kept:
         """Return random kept sets, a draw of its own for each sample and seed."""
@@ -261,15 +276,15 @@ class Engine:
             text = f"{seed} {sample.id}"
             digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
             generator = np.random.default_rng(int.from_bytes(digest, "big"))
-            rows.append(generator.permutation(len(self.visual(i).tokens))[:k])
-        return kept_of(_ragged(rows), k)
+            rows.append(generator.permutation(int(self._lengths[i])))
+        return self.keep(_ragged(rows), k)
 
     def most_relevant(self, setting: Setting, k: int) -> Kept:
         """Return the ``k`` tokens of highest relevance, ties to the lowest index."""
         relevance = self._relevance_maps(setting.pooling, setting.normalization)
-        best = relevance.argsort(dim=1, descending=True, stable=True)[:, :k].numpy()
-        lengths = np.array([len(self.visual(i).tokens) for i in range(len(self))])
-        return kept_of(np.where(best < lengths[:, None], best, -1), k, setting.positions)
+        best = relevance.argsort(dim=1, descending=True, stable=True).numpy()
+        inside = np.where(best < self._lengths[:, None], best, -1)
+        return self.keep(inside, k, setting.positions)
 
     # -- kept sets -> outcomes ----------------------------------------------------------
 
@@ -362,7 +377,7 @@ class Engine:
                 self._progress(done, len(jobs))
 
     def _batches(self, jobs: dict[bytes, _Job], kind: str) -> list[list[bytes]]:
-        """Cut jobs into batches of equal kept count and similar length."""
+        """Cut jobs into batches of equal or, where T varies, near kept count and length."""
         ids = self._ids if kind == "answer" else self._gold
 
         def shape(key: bytes) -> tuple[str, int, int]:
@@ -377,7 +392,8 @@ class Engine:
             text = length - len(self.visual(jobs[waiting[start]].sample).tokens)
             rows = max(1, self._batch_size * _TOKENS_PER_ROW // max(_TOKENS_PER_ROW, k + text))
             head = waiting[start : start + rows]
-            batch = [key for key in head if shape(key)[:2] == (positions, k)]
+            most = k * (1 + _PADDING) if self.backbone.visual_tokens is None else k
+            batch = [key for key in head if shape(key)[0] == positions and shape(key)[1] <= most]
             batches.append(batch)
             start += len(batch)
         return batches
@@ -551,9 +567,20 @@ def _map(function: Callable[[_In], _Out], items: Sequence[_In], workers: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def kept_of(order: Ints, k: int, positions: str = "keep") -> Kept:
-    """Sort the first ``k`` picks of each sample; what is past an image's end goes last."""
-    head = order[:, :k]
+def kept_of(order: Ints, k: int | Ints, positions: str = "keep") -> Kept:
+    """Sort the first ``k`` picks of each sample; what is past an image's end goes last.
+
+    Args:
+        order: Pick orders, shape (N, K).
+        k: A count, or one a sample, shape (N,).
+        positions: Position policy.
+
+    Returns:
+        The kept sets.
+    """
+    counts = np.broadcast_to(k, len(order))
+    head = order[:, : counts.max()]
+    head = np.where(np.arange(head.shape[1]) < counts[:, None], head, -1)
     high = np.iinfo(np.int64).max
     ranked = np.sort(np.where(head < 0, high, head), axis=1)
     return Kept(np.where(ranked == high, -1, ranked), positions)

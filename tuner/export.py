@@ -109,10 +109,10 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
             "visual_tokens": model.visual_tokens,
         },
         "budgets": [
-            {"budget": c.budget, "alpha": c.alpha, "seed_strategy": c.seed_strategy}
+            {"budget": c.deployed_budget, "alpha": c.alpha, "seed_strategy": c.seed_strategy}
             for c in sorted(table, key=lambda c: -c.budget)
         ],
-        "default_budget": lead.budget,
+        "default_budget": lead.deployed_budget,
         "nouns": {"pipeline": nouns.name, "version": nouns.version},
         **_options(lead),
     }

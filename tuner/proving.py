@@ -12,7 +12,7 @@ import numpy as np
 
 from tuner.alpha_fit import AlphaFit
 from tuner.compare import paired_bootstrap
-from tuner.evaluate import Engine, Floats, Kept, Setting, kept_of
+from tuner.evaluate import Engine, Floats, Kept, Setting
 from tuner.results import AdaptiveRow, Interval, KeptExample, KeptPanel, ReportRow
 
 RowName = Literal[
@@ -97,7 +97,7 @@ def adaptive_kept(engine: Engine, setting: Setting, alphas: Floats, budget: int)
     grid = sorted(set(alphas.tolist()))
     orders = engine.orders(setting, grid, budget)
     which = np.searchsorted(np.array(grid), alphas)
-    return kept_of(orders[which, np.arange(len(engine))], budget, setting.positions)
+    return engine.keep(orders[which, np.arange(len(engine))], budget, setting.positions)
 
 
 def report_rows(proven: Sequence[Proven], intervals: Intervals) -> list[ReportRow]:

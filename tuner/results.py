@@ -69,9 +69,14 @@ class AlphaCurve(_Row):
 
 
 class ChosenConfig(_Row):
-    """What the study chose for one budget, on the tune split alone."""
+    """What the study chose for one budget, on the tune split alone.
+
+    Where T varies and the study's budget is a ratio, ``budget`` is the mean count that it keeps on
+    the tune split, and ``ratio`` is what the export holds.
+    """
 
     budget: int
+    ratio: float | None = None
     alpha: float | Literal["adaptive"]
     fixed_alpha: float
     seed_strategy: str
@@ -79,6 +84,11 @@ class ChosenConfig(_Row):
     normalization: str
     positions: Positions
     tune_score: Interval
+
+    @property
+    def deployed_budget(self) -> int | float:
+        """The budget as the pruning config has it: a count, or a ratio of each image's T."""
+        return self.budget if self.ratio is None else self.ratio
 
 
 class ReportRow(_Row):

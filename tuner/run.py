@@ -25,7 +25,7 @@ from resprune.selection import PromptReader
 from resprune.version import __version__
 from tuner import tasks
 from tuner.alpha_fit import AlphaFit, fit_alpha
-from tuner.cache import Memo, VisualCache, fingerprint
+from tuner.cache import Memo, VisualCache, fingerprint, image_key
 from tuner.choose import Candidate, choose_setting, floor_of, recommend
 from tuner.compare import standard_error
 from tuner.evaluate import Engine, Floats, Setting
@@ -116,8 +116,9 @@ def run_study(study: StudyConfig, runs: Path, progress: Progress | None = None) 
             results = run.results()
         finally:
             run.memo.close()
-        if run.fit is not None:
-            write_json(run_dir / PREDICTOR_FILE, run.fit.predictor.to_dict())
+        predictor = run.predictor()
+        if predictor is not None:
+            write_json(run_dir / PREDICTOR_FILE, predictor)
         results.save(run_dir)
         export_run(run_dir)
         write_report(run_dir)
@@ -150,11 +151,8 @@ def _keep_study(study: StudyConfig, run_dir: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def check_model(study: StudyConfig, backbone: Backbone) -> dict[int | float, int]:
+def check_model(study: StudyConfig, backbone: Backbone) -> None:
     """Check what only the model can tell: budgets over T, and seed signals.
-
-    Returns:
-        Count of tokens by budget.
 
     Raises:
         ResPruneError: A budget over the fixed T, or a seed strategy the vision tower cannot give.
@@ -162,7 +160,8 @@ def check_model(study: StudyConfig, backbone: Backbone) -> dict[int | float, int
     backbone.require_signals(
         [name for name in study.search.seed_strategy if name.endswith("_attention")]
     )
-    return study.counts(backbone.visual_tokens, study.study.name)
+    if not study.varies(backbone.visual_tokens):
+        study.counts(backbone.visual_tokens, study.study.name)
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:
@@ -212,7 +211,7 @@ class _Run:
             self.samples = load_samples(study, self.task)
             self.backbone = load_backbone(study.backbone)
             self.workers = share_cores(self.backbone)
-            self.counts = check_model(study, self.backbone)
+            check_model(study, self.backbone)
             self.model_key = fingerprint(self.backbone.model, self.backbone.processor)
             self.memo = Memo(run_dir / OUTCOMES_FILE, self.model_key)
             self.resumed = len(self.memo) > 0
@@ -221,6 +220,14 @@ class _Run:
             )
             self.extractor = NounExtractor()
             self.reader = PromptReader(self.backbone, self.extractor)
+            self.counts = study.counts(
+                self.backbone.visual_tokens, study.study.name, self._lengths()
+            )
+        self.ratios = {
+            count: budget
+            for budget, count in self.counts.items()
+            if isinstance(budget, float) and self.backbone.visual_tokens is None
+        }
         alpha, strategy = paper_default(self.backbone.family)
         if strategy.endswith("_attention") and strategy not in self.backbone.seed_signals:
             strategy = "l2_norm"
@@ -483,6 +490,23 @@ class _Run:
 
     # -- pieces -------------------------------------------------------------------------
 
+    def predictor(self) -> dict[str, Any] | None:
+        """Return the alpha predictor as data, its budgets as the export has them."""
+        if self.fit is None:
+            return None
+        data = self.fit.predictor.to_dict()
+        for entry in data["budgets"]:
+            entry["budget"] = self.ratios.get(entry["budget"], entry["budget"])
+        return data
+
+    def _lengths(self) -> list[int]:
+        """Return T of each image of the tune split where the budgets need it."""
+        if not self.study.varies(self.backbone.visual_tokens):
+            return []
+        samples = self.samples["tune"]
+        self.visual.load(samples, self.progress.step)
+        return [len(self.visual[image_key(sample)].tokens) for sample in samples]
+
     def _setting(self, alpha: float, strategy: str) -> Setting:
         search = self.study.search
         return Setting(
@@ -500,6 +524,7 @@ class _Run:
                 metric=self.study.task.metric,
                 batch_size=self.study.backbone.batch_size,
                 workers=self.workers,
+                ratios=self.ratios,
                 progress=self.progress.step,
             )
         return self.engines[split]
@@ -524,6 +549,7 @@ class _Run:
         setting = choice.setting
         return ChosenConfig(
             budget=budget,
+            ratio=self.ratios.get(budget),
             alpha="adaptive" if gains else setting.alpha,
             fixed_alpha=setting.alpha,
             seed_strategy=setting.seed_strategy,
@@ -585,6 +611,12 @@ class _Run:
             notes.append(
                 "The study was resumed; outcomes of earlier runs were used again, and its cost is "
                 "that of the last run alone."
+            )
+        if self.ratios:
+            each = ", ".join(f"{ratio:g} ({k})" for k, ratio in self.ratios.items())
+            notes.append(
+                "Budgets that are ratios keep a share of each image's own visual tokens; tables "
+                f"and figures name them by the mean count on the tune split: {each}."
             )
         if self.study.task.metric == "fidelity":
             notes.append("Scores are agreement with the unpruned model's own answers.")

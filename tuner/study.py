@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -270,8 +270,8 @@ class SearchSection(StrictModel):
     Attributes:
         alpha: A range ``{low, high, step}`` or a list.
         seed_strategy: Seed strategies to try.
-        budget: Budgets to tune for: counts, or ratios of a fixed T. May be left out for
-            the objective ``fixed-budget``, which names its own.
+        budget: Budgets to tune for: counts, or ratios of each image's own T. May be left out
+            for the objective ``fixed-budget``, which names its own.
         pooling: Relevance poolings to try; the first is used where no trial chooses.
         normalization: Relevance normalisations to try; the first likewise.
         positions: Position policies to try; the first likewise.
@@ -446,29 +446,38 @@ class StudyConfig(StrictModel):
             return (objective.budget,)
         return self.search.budget
 
-    def counts(self, visual_tokens: int | None, where: str = "study") -> dict[int | float, int]:
+    def varies(self, visual_tokens: int | None) -> bool:
+        """Say whether a budget is another count for each image: a ratio of a T that varies."""
+        return visual_tokens is None and any(isinstance(b, float) for b in self.budgets())
+
+    def counts(
+        self, visual_tokens: int | None, where: str = "study", lengths: Sequence[int] = ()
+    ) -> dict[int | float, int]:
         """Turn the budgets into counts of tokens.
 
         Args:
             visual_tokens: T of the model where it is fixed, else None.
             where: Name of the study, for messages.
+            lengths: T of each sample's image where T varies, which ratios need.
 
         Returns:
-            Count by budget, in the study's order.
+            Count by budget, in the study's order; of a ratio where T varies, the mean count.
 
         Raises:
-            StudyError: A count over the fixed T, a ratio where T varies, or two budgets that are
-                the same count.
+            StudyError: A count over the fixed T, two budgets that are the same count, or a ratio
+                where neither T nor lengths are given.
         """
         found: dict[int | float, int] = {}
         for budget in self.budgets():
             if isinstance(budget, float):
-                if visual_tokens is None:
+                each = lengths if visual_tokens is None else [visual_tokens]
+                if not each:
                     raise StudyError(
-                        f"{where}: search.budget: ratio {budget} needs a model whose images all "
-                        "have the same number of visual tokens; give a count"
+                        f"{where}: search.budget: ratio {budget} is another count for each image; "
+                        "its mean is known once the images are"
                     )
-                count = max(1, round(budget * visual_tokens))
+                kept = [max(1, round(budget * length)) for length in each]
+                count = round(sum(kept) / len(kept))
             else:
                 count = budget
                 if visual_tokens is not None and count > visual_tokens:

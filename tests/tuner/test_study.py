@@ -48,7 +48,10 @@ def test_defaults_and_ratios(data):
     study = study_from_dict(data)
     assert study.study.objective.kind == "pareto"
     assert study.counts(196) == {22: 22, 0.05: 10}
-    with pytest.raises(StudyError, match=r"ratio 0\.05 needs a model"):
+    assert study.varies(None)
+    assert not study.varies(196)
+    assert study.counts(None, lengths=[196, 100, 3]) == {22: 22, 0.05: 5}  # 10, 5 and 1
+    with pytest.raises(StudyError, match=r"ratio 0\.05 is another count for each image"):
         study.counts(None)
 
 
