@@ -18,6 +18,7 @@ class Features:
     Attributes:
         norms: Lengths of the tokens in float64, shape (T,).
         dtype: What the inner products are computed in.
+        at_hand: Whether the columns of the Gram matrix cost little or are shared.
     """
 
     _whole_up_to = _SMALL
@@ -48,6 +49,7 @@ class Features:
             gram = gram_matrix(tokens)
         self._gram = None if gram is None else gram.to(self.dtype)
         self._double: Features | None = None
+        self.at_hand = self._gram is not None
 
     def in_double(self) -> Features:
         """The same image with inner products in float64."""
@@ -74,6 +76,11 @@ class Features:
         """Inner products of some tokens with all; a copy of shape (b, T)."""
         return self._strip(indices) if self._gram is None else self._gram[indices]
 
+    def between(self, picked: Tensor, tokens: Tensor) -> Tensor:
+        """Inner products of some tokens (b,) with others (n,), shape (b, n)."""
+        left = self._rows[picked].mul_(self._inverse[picked][:, None])
+        return (left @ self._rows[tokens].T).mul_(self._inverse[tokens])
+
     def _block(self, indices: Tensor, soon: Tensor) -> Tensor:
         rows, inverse = self._rows[indices], self._inverse[indices]
         return (rows @ rows.T).mul_(inverse[:, None]).mul_(inverse)
@@ -94,6 +101,7 @@ class SharedFeatures(Features):
         self._kept = torch.empty(0, len(tokens), dtype=self.dtype)
         self._slot = torch.full((len(tokens),), -1)
         self._used = 0
+        self.at_hand = True
 
     def columns(self, indices: Tensor) -> Tensor:
         """As ``Features``; what is computed is kept."""

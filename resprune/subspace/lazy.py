@@ -1,9 +1,10 @@
 """Lazy block greedy: the exact order of one image with few, large matrix products.
 
 Within one pass of the expansion scores only fall. So among the ``m`` tokens of best score, picks
-are exact as long as the best current score is above the best stale score outside; then one block
-update (a matrix product and a triangular solve) brings all tokens up to date. Where the recurrence
-reads the (T, d) features once a pick, this reads them once a block.
+are exact as long as the best current score is above the best stale score outside. Then tokens are
+brought up to date (a matrix product and a triangular solve), but only those whose stale score is
+so high that they may be among the next candidates: for the others the stale score is bound enough.
+Where the recurrence reads the (T, d) features once a pick, this reads a part of them once a block.
 
 For the CPU: the steps among candidates run in numpy, whose calls cost less than torch's.
 """
@@ -27,6 +28,9 @@ Indices = NDArray[np.int64]
 _ALL_CANDIDATES = 256  # images up to this size need no second look at the tokens outside
 _FEWEST_CANDIDATES = 64
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
+
+_FEW = 0.5  # part of its candidates that a block picks, below which scores fall fast
+_WIDE = 0.4  # part of the tokens from which gathering them costs more than taking all
 
 _SOON = 128  # tokens beyond the candidates that a shared image may compute ahead
 
@@ -58,34 +62,22 @@ class _Block(NamedTuple):
     """Picks made among candidates.
 
     Attributes:
-        kept: Tokens picked.
+        picks: Places of the tokens picked among the candidates.
         spanning: Those of them with energy.
-        triangle: Their factor, row i of step i, column j of pick j; meaningful for j >= i.
+        factor: Factor of the candidates, one row a spanning pick.
+        energy: Residual energies of the candidates after the picks.
         safe: False if it stopped before a pick that is unsafe to divide by in float32.
     """
 
-    kept: Indices
-    spanning: Indices
-    triangle: Floats
+    picks: list[int]
+    spanning: list[int]
+    factor: Floats
+    energy: Floats
     safe: bool
-
-    @classmethod
-    def of(
-        cls,
-        chosen: Indices,
-        picks: list[int],
-        spanning: list[int],
-        factor: Floats,
-        *,
-        safe: bool,
-    ) -> _Block:
-        """Name the tokens picked, given their positions among those chosen."""
-        triangle = factor[: len(spanning), spanning]
-        return cls(chosen[picks], chosen[spanning], triangle, safe)
 
 
 class _Candidates(NamedTuple):
-    """Tokens to pick among.
+    """Tokens to pick among, all up to date.
 
     Attributes:
         chosen: The best live tokens, by rising index.
@@ -101,7 +93,11 @@ class _Candidates(NamedTuple):
 
 
 class _Expansion:
-    """One expansion: what is kept, and how much of each token lies outside its span."""
+    """One expansion: what is kept, and how much of each token lies outside its span.
+
+    ``depth`` says how many picks of this pass each token's factor and energy take account of. An
+    energy that lags behind is an upper bound.
+    """
 
     def __init__(self, features: Features, weights: Tensor, steps: int, tolerance: float) -> None:
         self.features = features
@@ -119,54 +115,92 @@ class _Expansion:
 
     def restart(self) -> None:
         """Forget the subspace: every token that is left has its full energy again."""
+        count = len(self.worth)
         self.subspace: list[int] = []
-        self.factor = torch.empty(self.steps, len(self.worth), dtype=self.features.dtype)
+        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
+        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
+        self.depth = np.zeros(count, dtype=np.int64)
+        self.falling = False  # whether scores fall so fast that nearly all must be caught up with
         energy = (self.features.norms > 0).to(self.features.dtype).numpy()
         energy[self.order] = -np.inf
         self.energy: Floats = energy
 
     def extend(self) -> None:
-        """Add one block of picks."""
-        live = np.flatnonzero(self.energy > self.tolerance)
-        if self.forced is None and not len(live):
+        """Add one block of picks, or begin the next pass."""
+        candidates = self._candidates()
+        if candidates is None:
             if self.subspace:
                 self.restart()
             else:  # none but zero tokens are left
                 rest = np.flatnonzero(~np.isneginf(self.energy))
                 self.order.extend(rest[: self.steps - len(self.order)].tolist())
             return
-        block = self._pick(self._candidates(live))
-        depth = len(self.subspace)
-        self.order.extend(block.kept.tolist())
-        self.subspace.extend(block.spanning.tolist())
+        block = self._pick(candidates)
+        chosen = candidates.chosen
+        self.order.extend(chosen[block.picks].tolist())
         if len(self.order) >= self.steps:
             return
+        self.falling = len(block.picks) < _FEW * len(chosen)
+        depth, added = len(self.subspace), len(block.spanning)
+        if added:
+            # The candidates went along with the picks; the others may stay behind.
+            self.subspace.extend(chosen[block.spanning].tolist())
+            where = torch.from_numpy(chosen)
+            self.factor[depth : depth + added, where] = torch.from_numpy(block.factor)
+            rows = self.factor[: depth + added, torch.tensor(self.subspace[depth:])]
+            self.triangle[depth : depth + added, : depth + added] = rows.T.tril(depth)
+            self.depth[chosen] = depth + added
+            self.energy[chosen] = block.energy
+        self.energy[chosen[block.picks]] = -np.inf
         if not block.safe:
             self.features = self.features.in_double()
             self._project_again()
-        elif len(block.spanning):
-            self._project(depth, block)
-        self.energy[block.kept] = -np.inf
 
-    def _candidates(self, live: Indices) -> _Candidates:
-        """The best tokens by score then index."""
-        score = self.energy[live] * self.worth[live]
-        bar, rival, soon = -np.inf, len(self.worth), live[:0]
-        if len(live) > self.candidates:
-            last = min(self.candidates + _SOON, len(live) - 1)
-            best = np.argpartition(-score, (self.candidates, last))
-            lowest = score[best[self.candidates]]
+    def _candidates(self) -> _Candidates | None:
+        """The best tokens by score then index, brought up to date; None if all are exhausted."""
+        want = self.candidates
+        if len(self.worth) > want:
+            left = self.steps - len(self.order)
+            want = min(want, max(_FEWEST_CANDIDATES // 4, left + left // 4 + 1))
+        if self.forced is not None and self.depth[self.forced] < len(self.subspace):
+            self._refresh(np.array([self.forced]))
+        while True:
+            live = np.flatnonzero(self.energy > self.tolerance)
+            if not len(live) and self.forced is None:
+                return None
+            score = self.energy[live] * self.worth[live]
+            fresh = self.depth[live] == len(self.subspace)
+            # Tokens behind that may belong to the best are caught up with.
+            ready = score[fresh]
+            among = ready if len(ready) >= want else score
+            last = min(want, len(among)) - 1
+            edge = -np.inf if last < 0 else -np.partition(-among, last)[last]
+            behind = live[~fresh & (score >= edge)]
+            if not len(behind):
+                break
+            self._refresh(live[~fresh] if self.falling else behind)
+        inside, bar, rival = live, -np.inf, len(self.worth)
+        soon = live[:0]
+        if not fresh.all():
+            bar = float(score[~fresh].max())
+            rival = int(live[~fresh & (score == bar)][0])
+            above = fresh & (score > bar)
+            inside, score = live[above], score[above]
+        if len(inside) > want:
+            last = min(want + _SOON, len(inside) - 1)
+            best = np.argpartition(-score, (want, last))
+            lowest = score[best[want]]
             # Ties at the edge: the lowest indices go in, as they would be picked first.
             above, at = np.flatnonzero(score > lowest), np.flatnonzero(score == lowest)
-            inside = self.candidates - len(above)
-            bar, rival = float(lowest), int(live[at[inside]])
-            chosen = np.sort(np.concatenate((above, at[:inside])))
-            soon = live[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
-            live = live[chosen]
+            room = want - len(above)
+            bar, rival = float(lowest), int(inside[at[room]])
+            chosen = np.sort(np.concatenate((above, at[:room])))
+            soon = inside[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
+            inside = inside[chosen]
         if self.forced is not None:
-            live = np.union1d(live, [self.forced])
+            inside = np.union1d(inside, [self.forced])
             soon = soon[soon != self.forced]
-        return _Candidates(live, bar, rival, soon)
+        return _Candidates(inside, bar, rival, soon)
 
     def _pick(self, candidates: _Candidates) -> _Block:
         """Pick among candidates for as long as no token outside can be better."""
@@ -186,6 +220,7 @@ class _Expansion:
         picks: list[int] = []
         score = energy * worth
         check = gram.dtype == np.float32
+        safe = True
         while len(picks) < most:
             if self.forced is not None:
                 pick, self.forced = int(np.searchsorted(chosen, self.forced)), None
@@ -203,7 +238,8 @@ class _Expansion:
                 if best < bar or (best == bar and chosen[pick] > rival):
                     break
                 if check and own < SAFE_PIVOT:
-                    return _Block.of(chosen, picks, spanning, factor, safe=False)
+                    safe = False
+                    break
             picks.append(pick)
             if own > self.tolerance:
                 column = factor[len(spanning)]
@@ -218,28 +254,52 @@ class _Expansion:
                 energy -= square
             energy[pick] = -1  # below every tolerance from here on
             np.multiply(energy, worth, out=score)
-        return _Block.of(chosen, picks, spanning, factor, safe=True)
+        return _Block(picks, spanning, factor[: len(spanning)], energy, safe)
 
-    def _project(self, depth: int, block: _Block) -> None:
-        """Bring all tokens up to date with a block of picks."""
-        where = torch.from_numpy(block.spanning)
-        columns = self.features.columns(where)
-        if depth:
-            past = self.factor[:depth]
-            columns.addmm_(past[:, where].T, past, alpha=-1)
-        lower = torch.from_numpy(np.ascontiguousarray(block.triangle.T)).tril_()
-        added = self.factor[depth : depth + len(block.spanning)]
-        torch.linalg.solve_triangular(lower, columns, upper=False, out=added)
-        self.energy -= added.square().sum(dim=0).numpy()
+    def _refresh(self, behind: Indices) -> None:
+        """Bring tokens up to date with the picks of this pass."""
+        count, now = len(self.worth), len(self.subspace)
+        if self.features.at_hand or len(behind) > _WIDE * count:
+            behind = np.flatnonzero(~np.isneginf(self.energy) & (self.depth < now))
+        depths = self.depth[behind]
+        for depth in np.unique(depths).tolist():
+            tokens = behind[depths == depth]
+            picked = torch.tensor(self.subspace[depth:])
+            lower, past = self.triangle[depth:now, depth:now], self.triangle[depth:now, :depth]
+            if self.features.at_hand or len(tokens) > _WIDE * count:
+                # Nearly all: in place, without gathering.
+                columns = self.features.columns(picked)
+                if depth:
+                    columns.addmm_(past, self.factor[:depth], alpha=-1)
+                added = torch.linalg.solve_triangular(lower, columns, upper=False)
+                if len(tokens) < count:
+                    where = torch.from_numpy(tokens)
+                    added = added[:, where]
+                    self.factor[depth:now, where] = added
+                else:
+                    self.factor[depth:now] = added
+            else:
+                where = torch.from_numpy(tokens)
+                columns = self.features.between(picked, where)
+                if depth:
+                    columns.addmm_(past, self.factor[:depth, where], alpha=-1)
+                added = torch.linalg.solve_triangular(lower, columns, upper=False)
+                self.factor[depth:now, where] = added
+            self.energy[tokens] -= added.square().sum(dim=0).numpy()
+        self.depth[behind] = now
 
     def _project_again(self) -> None:
         """Build the factor of this pass anew, in the features' present precision."""
         where = torch.tensor(self.subspace, dtype=torch.int64)
+        depth, count = len(where), len(self.worth)
         columns = self.features.columns(where)
         lower = torch.linalg.cholesky(columns[:, where])
-        self.factor = torch.empty(self.steps, len(self.worth), dtype=self.features.dtype)
-        added = self.factor[: len(where)]
+        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
+        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
+        self.triangle[:depth, :depth] = lower
+        added = self.factor[:depth]
         torch.linalg.solve_triangular(lower, columns, upper=False, out=added)
         energy = (self.features.norms > 0).to(self.features.dtype) - added.square().sum(dim=0)
         self.energy = energy.numpy()
         self.energy[self.order] = -np.inf
+        self.depth[:] = depth
