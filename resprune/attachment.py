@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from resprune import backbones
@@ -101,10 +102,11 @@ class Attachment:
             )
         self.backbone: Backbone = backbones.for_model(model, processor)
         self.model: Any = self.backbone.model
+        self._around = _around(model, self.model)
         self.config = config
         self.last: CallRecord | None = None
         self._seed = seed
-        self._hook: Any = None
+        self._hooks: list[Any] = []
         if hasattr(vars(self.model).get("generate"), _MARK):
             raise ResPruneError(
                 f"this {type(self.model).__name__} is attached already; call .detach() on the "
@@ -119,14 +121,14 @@ class Attachment:
     @property
     def attached(self) -> bool:
         """Whether calls of the model are pruned now."""
-        return self._hook is not None
+        return bool(self._hooks)
 
     def detach(self) -> None:
         """Take everything off the model again; a second call does nothing."""
-        if self._hook is None:
+        if not self._hooks:
             return
-        self._hook.remove()
-        self._hook = None
+        while self._hooks:
+            self._hooks.pop().remove()
         own = vars(self.model)
         if own.get("generate") is self._override:
             del own["generate"]
@@ -157,6 +159,7 @@ class Attachment:
             attachment._check_model(model)
             return attachment._generate(original, inputs, generation_config, *args, **kwargs)
 
+        @torch.compiler.disable  # how tokens are chosen depends on their values
         def before_forward(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return attachment._on_forward(model, args, kwargs)
 
@@ -166,11 +169,14 @@ class Attachment:
         self._override = types.MethodType(generate, self.model)
         self._shadowed = vars(self.model).get("generate")
         self._parameters = list(inspect.signature(self.model.forward).parameters)
-        self._hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
+        self._hooks = [
+            module.register_forward_pre_hook(before_forward, with_kwargs=True)
+            for module in (self.model, *self._around)
+        ]
         vars(self.model)["generate"] = self._override
 
     def _check_model(self, model: Any) -> None:
-        if model is not self.model:
+        if model is not self.model and all(model is not outer for outer in self._around):
             raise ResPruneError(
                 "this is a copy of an attached model and still points to the first one; detach "
                 "before copying, then attach the copy"
@@ -197,7 +203,11 @@ class Attachment:
         rest.pop("labels", None)
         if self.config.positions == "keep":
             # without a cache, positions with gaps would be taken for packed sequences
-            rest["use_cache"] = True
+            if generation_config is None:
+                rest["use_cache"] = True
+            else:
+                rest.pop("use_cache", None)
+                generation_config.use_cache = True  # a copy by now
         with pruning.timed("generate_ms"):
             output = original(None, generation_config, *args, **rest)
         return with_prompt(output, input_ids, prepared.kwargs["input_ids"].shape[1])
@@ -377,7 +387,7 @@ def attach(model: Any, processor: Any, config: PruningConfig, *, seed: int = 0) 
     and so do videos, with a warning. The image part runs without gradient.
 
     Args:
-        model: A loaded model of a supported family.
+        model: A loaded model of a supported family, or what PEFT or ``torch.compile`` made of one.
         processor: Its processor.
         config: What to keep and how to choose it.
         seed: Seed of a method that is random.
@@ -392,6 +402,12 @@ def attach(model: Any, processor: Any, config: PruningConfig, *, seed: int = 0) 
         ResPruneError: The model is attached already.
     """
     return Attachment(model, processor, config, seed=seed)
+
+
+def _around(model: Any, inner: Any) -> list[Any]:
+    """Modules between a PEFT wrapper and its model: some call its ``forward``, past its hooks."""
+    outer = getattr(model, "base_model", None) if hasattr(model, "get_base_model") else None
+    return [outer] if isinstance(outer, torch.nn.Module) and outer is not inner else []
 
 
 def _queries(query: str | Sequence[str | None] | None, rows: int) -> list[str | None]:

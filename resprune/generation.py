@@ -25,7 +25,8 @@ def relative_lengths(
         prompt_length: Length of the prompt before pruning, padding included.
 
     Returns:
-        New keyword arguments and generation config; the ones given are not changed.
+        New keyword arguments and generation config; the ones given are not changed. Limits go
+        into the config where there is one: transformers is about to refuse both at once.
 
     Raises:
         ResPruneError: ``max_length`` leaves no room after the prompt.
@@ -47,7 +48,9 @@ def relative_lengths(
                 f"max_length is {limit} and the prompt has {prompt_length} tokens before pruning; "
                 "raise max_length, or set max_new_tokens"
             )
-        if room > 0:
+        if room > 0 and given is not None:
+            setattr(given, new, room)
+        elif room > 0:
             kwargs[new] = room
     return kwargs, given
 

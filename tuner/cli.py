@@ -149,17 +149,10 @@ def validate(
         print(f"{path}: the file is fine (not checked against the model and the samples)")
         return
     _quieten_libraries()
-    from tuner import tasks
-    from tuner.models import is_local, load_backbone
-    from tuner.run import check_model, load_samples
+    from tuner.check import check_study
 
-    load_samples(config, tasks.make(config.task))
-    if not is_local(config.backbone):
-        print(f"{path}: the file and the samples are fine (the model is not local: not checked)")
-        return
-    counts = check_model(config, load_backbone(config.backbone, weights=False))
-    listed = ", ".join(str(count) for count in counts.values())
-    print(f"{path}: fine ({config.study.trials} trials at {listed} tokens)")
+    for line in check_study(config):
+        print(f"{path}: {line}")
 
 
 @app.command("ls")
@@ -174,6 +167,9 @@ def list_names(
     kinds = ("studies", "tasks", "backbones", "methods")
     if what not in kinds:
         raise StudyError(f"cannot list {what!r}. {near_names(what, kinds)}")
+    if what == "backbones":
+        _list_backbones(as_json)
+        return
     names = _names(what)
     if as_json:
         _print_json(names)
@@ -192,7 +188,28 @@ def _names(what: str) -> list[str]:
         return tasks.names()
     import resprune
 
-    return resprune.backbones.names() if what == "backbones" else resprune.methods.names()
+    return resprune.methods.names()
+
+
+def _list_backbones(as_json: bool) -> None:
+    import resprune
+
+    facts = [resprune.backbones.get(family).facts() for family in resprune.backbones.names()]
+    if as_json:
+        _print_json(facts)
+        return
+    from rich.table import Table
+
+    table = Table("family", "transformers class", "seed strategies", "positions", "refused")
+    for entry in facts:
+        table.add_row(
+            entry["family"],
+            "\n".join(entry["transformers_classes"]),
+            ", ".join(entry["seed_strategies"]),
+            entry["positions"],
+            "; ".join(entry["refused"]),
+        )
+    _console().print(table)
 
 
 @app.command()

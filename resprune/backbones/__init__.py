@@ -45,7 +45,8 @@ def for_model(model: Any, processor: Any) -> Backbone:
     """Choose the adapter for a loaded model.
 
     Args:
-        model: A loaded model with its language-model head; a PEFT wrapper is looked through.
+        model: A loaded model with its language-model head; a PEFT wrapper is looked through, and
+            so is what ``torch.compile`` returns.
         processor: Its processor.
 
     Returns:
@@ -55,7 +56,7 @@ def for_model(model: Any, processor: Any) -> Backbone:
         UnsupportedModelError: No adapter serves this model; the message lists the families and
             says how to add one.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = _unwrapped(model)
     for cls in registered().values():
         if cls.serves(inner):
             return cls(inner, processor)
@@ -70,6 +71,16 @@ def for_model(model: Any, processor: Any) -> Backbone:
         "subclass resprune.backbones.Backbone (family, model_types, encode, image_lengths), put "
         "@resprune.backbones.register on it, and run resprune.testing.backbones on it"
     )
+
+
+def _unwrapped(model: Any) -> Any:
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model
 
 
 for _module in pkgutil.iter_modules(__path__):

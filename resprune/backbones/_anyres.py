@@ -58,6 +58,13 @@ class AnyresBackbone(Backbone):
     ``VisualTokens.places`` numbers tiles as in ``pixel_values``: 0 is the base view.
     """
 
+    offered_signals = (_CLS, _RECEIVED)
+    refused = (
+        "towers other than CLIP and SigLIP",
+        "select strategy that does not fit the tower",
+        "pixel_values without image_sizes",
+    )
+
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         config = self.model.config

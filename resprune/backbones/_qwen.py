@@ -31,6 +31,14 @@ class QwenBackbone(Backbone):
     """
 
     image_inputs = ("pixel_values", "image_grid_thw")
+    offered_signals = (_RECEIVED,)
+    position_axes = "M-RoPE (t, h, w)"
+    refused = (
+        "images without text between them",
+        "partly masked images",
+        "images of several frames",
+        "videos in prepare",
+    )
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)

@@ -45,15 +45,16 @@ class WordEmbedder:
     @torch.no_grad()
     def embed(self, question: str, spans: Sequence[tuple[int, int]]) -> Tensor:
         """Average the sub-words of each span: (L, d), zero for a span without any token."""
-        weight: Tensor = self._embedding.weight
-        rows = []
-        for ids in self.ids(question, spans):
-            if ids:
-                vectors = self._embedding(torch.tensor(ids, device=weight.device))
-                rows.append(vectors.float().mean(dim=0).to(vectors.dtype))
-            else:
-                rows.append(weight.new_zeros(weight.shape[1]))
-        return torch.stack(rows) if rows else weight.new_zeros((0, weight.shape[1]))
+        found = self.ids(question, spans)
+        flat = [token for ids in found for token in ids]
+        vectors = self._vectors(torch.tensor(flat, dtype=torch.long))
+        rows = [
+            part.float().mean(dim=0).to(vectors.dtype)
+            if len(part)
+            else vectors.new_zeros(vectors.shape[1])
+            for part in vectors.split([len(ids) for ids in found])
+        ]
+        return torch.stack(rows) if rows else vectors.new_zeros((0, vectors.shape[1]))
 
     def rarity(
         self, question: str, spans: Sequence[tuple[int, int]]
@@ -67,8 +68,15 @@ class WordEmbedder:
     @torch.no_grad()
     def _table_norm(self) -> float:
         if self._mean_norm is None:
-            weight: Tensor = self._embedding.weight
-            chunks = [chunk.float().norm(dim=1).sum() for chunk in torch.split(weight, _CHUNK_ROWS)]
-            mean = float(torch.stack(chunks).sum()) / max(weight.shape[0], 1)
+            size = int(self._embedding.weight.shape[0])
+            chunks = torch.split(torch.arange(size), _CHUNK_ROWS)
+            norms = [self._vectors(ids).float().norm(dim=1).sum() for ids in chunks]
+            mean = float(torch.stack(norms).sum()) / max(size, 1)
             self._mean_norm = mean if mean > 0 else 1.0
         return self._mean_norm
+
+    def _vectors(self, ids: Tensor) -> Tensor:
+        # through the module: where weights are offloaded, only its hooks can read the table
+        device = self._embedding.weight.device
+        found: Tensor = self._embedding(ids if device.type == "meta" else ids.to(device))
+        return found

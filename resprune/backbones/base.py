@@ -19,6 +19,8 @@ from resprune.backbones._words import WordEmbedder
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.prepare import Prepared, shorten
 
+FREE_STRATEGIES = ("l2_norm", "relevance", "none")
+"""Seed strategies that read no signal of a tower, and so work in every family."""
 _SHOWN_NAMES = 3
 
 
@@ -72,6 +74,12 @@ class Backbone(ABC):
         model_types: ``config.model_type`` of the models it serves.
         image_inputs: Names of the model inputs that ``prepare`` stands in for; the first one is
             there when a call has images.
+        transformers_classes: Names of the model classes in transformers; this and the next three
+            are what ``facts`` says.
+        offered_signals: Signals that models of the family may give; ``seed_signals`` are those of
+            the loaded one.
+        position_axes: What position ids count: ``1-D``, or ``M-RoPE (t, h, w)``.
+        refused: What ends in an error, in a few words each.
         model: The loaded model, with its language-model head.
         processor: Its processor.
         image_token_id: Id of the placeholder that stands for one visual token.
@@ -83,6 +91,10 @@ class Backbone(ABC):
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
+    transformers_classes: ClassVar[tuple[str, ...]] = ()
+    offered_signals: ClassVar[tuple[str, ...]] = ()
+    position_axes: ClassVar[str] = "1-D"
+    refused: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -113,6 +125,22 @@ class Backbone(ABC):
             and hasattr(model, "get_image_features")
             and hasattr(model, "generate")
         )
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Say what users ask of a family before they load a model.
+
+        Returns:
+            ``family``, ``transformers_classes``, ``seed_strategies`` (signals first),
+            ``positions`` and ``refused``; strings and lists of strings.
+        """
+        return {
+            "family": cls.family,
+            "transformers_classes": list(cls.transformers_classes),
+            "seed_strategies": [*cls.offered_signals, *FREE_STRATEGIES],
+            "positions": cls.position_axes,
+            "refused": list(cls.refused),
+        }
 
     @property
     def tokenizer(self) -> Any:
@@ -355,7 +383,7 @@ class Backbone(ABC):
         """
         for name in signals:
             if name not in self.seed_signals:
-                offer = [*self.seed_signals, "l2_norm", "relevance", "none"]
+                offer = [*self.seed_signals, *FREE_STRATEGIES]
                 raise UnsupportedModelError(
                     f"{self.family} ({type(self.model).__name__}) has no {name!r} signal; use one "
                     f"of these seed strategies: {', '.join(offer)}"

@@ -35,6 +35,9 @@ class Gemma3Backbone(Backbone):
     family = "gemma3"
     model_types = ("gemma3",)
     image_inputs = ("pixel_values",)
+    transformers_classes = ("Gemma3ForConditionalGeneration",)
+    offered_signals = (_RECEIVED,)
+    refused = ("towers other than SigLIP", "image_sizes under pan and scan")
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
@@ -113,19 +116,6 @@ class Gemma3Backbone(Backbone):
         means = projector.avg_pool(scores.view(-1, 1, cells, cells)).flatten(1)
         total: Tensor = means * projector.kernel_size**2
         return total
-
-    # -- the prompt ---------------------------------------------------------------------
-
-    def noun_rarity(
-        self, question: str, spans: Sequence[tuple[int, int]]
-    ) -> tuple[list[float], list[float]]:
-        """Measure how rare words are; see ``Backbone.noun_rarity``.
-
-        The model scales its embeddings as it reads them; norms are taken without that.
-        """
-        ranks, norms = super().noun_rarity(question, spans)
-        scale = float(getattr(self.model.get_input_embeddings(), "embed_scale", 1.0))
-        return ranks, [norm / scale for norm in norms]
 
     # -- model inputs -------------------------------------------------------------------
 

@@ -44,6 +44,12 @@ class Idefics3Backbone(Backbone):
     family = "idefics3"
     model_types = ("idefics3", "smolvlm")
     image_inputs = ("pixel_values", "pixel_attention_mask")
+    transformers_classes = (
+        "Idefics3ForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+    )
+    offered_signals = (_RECEIVED,)
+    refused = ("images without their whole view", "truncated views", "views of zeros alone")
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)

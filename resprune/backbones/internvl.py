@@ -43,6 +43,9 @@ class InternVLBackbone(Backbone):
     family = "internvl"
     model_types = ("internvl",)
     image_inputs = ("pixel_values",)
+    transformers_classes = ("InternVLForConditionalGeneration",)
+    offered_signals = (_CLS,)
+    refused = ("select strategy 'full'", "truncated views", "pixel_values without input_ids")
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from resprune.backbones._boxes import view_boxes
 from resprune.backbones._signals import ClsAttention
+from resprune.backbones._towers import PatchAttention, check_image_sizes, chosen_layer
 from resprune.backbones.base import Backbone, VisualTokens, check_finite, register
 from resprune.errors import ResPruneError, UnsupportedModelError
 
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
-_CLS = "cls_attention"
+_CLS, _RECEIVED = "cls_attention", "received_attention"
 
 
 @register
@@ -24,11 +25,15 @@ class LlavaBackbone(Backbone):
 
     ``cls_attention`` is what the CLS token attends to in the layer that
     ``config.vision_feature_layer`` names (-2: the last but one), mean over heads, as in ResPrune,
-    arXiv 2603.21105. SigLIP towers have no CLS token and offer no signal.
+    arXiv 2603.21105. SigLIP towers have no CLS token and offer ``received_attention`` of that
+    layer instead, mean over heads and queries.
     """
 
     family = "llava"
     model_types = ("llava",)
+    transformers_classes = ("LlavaForConditionalGeneration",)
+    offered_signals = (_CLS, _RECEIVED)
+    refused = ("towers other than CLIP and SigLIP", "select strategy that does not fit the tower")
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
@@ -46,7 +51,7 @@ class LlavaBackbone(Backbone):
                 f"{config.vision_feature_select_strategy!r} is not supported: 'default' belongs "
                 "to towers with a CLS token, 'full' to those without"
             )
-        self.seed_signals = (_CLS,) if has_cls else ()
+        self.seed_signals = (_CLS,) if has_cls else (_RECEIVED,)
         self.visual_tokens = (config.vision_config.image_size // self._patch) ** 2
 
     @property
@@ -66,8 +71,9 @@ class LlavaBackbone(Backbone):
         if pixels is None or len(pixels) == 0:
             return []
         self._check_pixels(pixels, image_sizes)
-        recorder = self._recorder() if _CLS in signals else None
-        with torch.no_grad(), recorder if recorder is not None else nullcontext():
+        recorder = self._recorder() if signals else None
+        context: AbstractContextManager[Any] = nullcontext() if recorder is None else recorder
+        with torch.no_grad(), context:
             output = self.model.get_image_features(pixel_values=pixels, return_dict=True)
         features: list[Tensor] = list(output.pooler_output)
         check_finite(features)
@@ -77,7 +83,7 @@ class LlavaBackbone(Backbone):
         return [
             VisualTokens(
                 tokens=tokens,
-                signals={} if attention is None else {_CLS: attention[image]},
+                signals={} if attention is None else {self.seed_signals[0]: attention[image]},
                 grid=grid,
                 boxes=None
                 if image_sizes is None
@@ -96,24 +102,16 @@ class LlavaBackbone(Backbone):
         height, width = pixels.shape[-2:]
         return [(height // self._patch) * (width // self._patch)] * len(pixels)
 
-    def _recorder(self) -> ClsAttention:
+    def _recorder(self) -> ClsAttention | PatchAttention:
         tower = self.model.base_model.vision_tower
         layers = getattr(tower, "vision_model", tower).encoder.layers
-        attention = layers[self._layer_index(len(layers))].self_attn
-        return ClsAttention(attention, attention.num_heads, attention.scale)
-
-    def _layer_index(self, depth: int) -> int:
-        """Index of the layer whose output is the chosen hidden state (the deepest of several)."""
-        chosen = self.model.config.vision_feature_layer
-        states = [chosen] if isinstance(chosen, int) else list(chosen)
-        # hidden state 0 is the embedding; hidden state n is the output of layer n - 1
-        layers = [depth + state if state < 0 else state - 1 for state in states]
-        if not 0 <= max(layers) < depth:
-            raise UnsupportedModelError(
-                f"vision_feature_layer {chosen!r} names no attention layer of this tower of "
-                f"{depth} layers; use the seed strategy 'l2_norm'"
-            )
-        return max(layers)
+        index = chosen_layer(len(layers), self.model.config.vision_feature_layer, self.family)
+        attention = layers[index].self_attn
+        if self.seed_signals == (_CLS,):
+            return ClsAttention(attention, attention.num_heads, attention.scale)
+        return PatchAttention(
+            attention.q_proj, attention.k_proj, attention.num_heads, attention.scale
+        )
 
     def _check_pixels(self, pixels: Tensor, image_sizes: Sequence[tuple[int, int]] | None) -> None:
         if pixels.ndim != 4:
@@ -121,8 +119,4 @@ class LlavaBackbone(Backbone):
                 f"pixel_values have shape {tuple(pixels.shape)}; llava takes (images, channels, "
                 "height, width)"
             )
-        if image_sizes is not None and len(image_sizes) != len(pixels):
-            raise ResPruneError(
-                f"image_sizes has {len(image_sizes)} entries for {len(pixels)} images; give one "
-                "(height, width) each"
-            )
+        check_image_sizes(image_sizes, len(pixels))

@@ -19,6 +19,7 @@ class LlavaNextBackbone(AnyresBackbone):
     family = "llava_next"
     model_types = ("llava_next",)
     image_inputs = ("pixel_values", "image_sizes")
+    transformers_classes = ("LlavaNextForConditionalGeneration",)
 
     def _tile_counts(self, inputs: Mapping[str, Any]) -> list[int]:
         counts = []

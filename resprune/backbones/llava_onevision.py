@@ -26,6 +26,8 @@ class LlavaOnevisionBackbone(AnyresBackbone):
     family = "llava_onevision"
     model_types = ("llava_onevision",)
     image_inputs = ("pixel_values", "image_sizes", "batch_num_images")
+    transformers_classes = ("LlavaOnevisionForConditionalGeneration",)
+    refused = (*AnyresBackbone.refused, "vision_aspect_ratio per call")
 
     def _tile_counts(self, inputs: Mapping[str, Any]) -> list[int]:
         sizes = self._sizes(inputs)

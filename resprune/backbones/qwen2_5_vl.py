@@ -19,6 +19,7 @@ class Qwen25VLBackbone(QwenBackbone):
 
     family = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
+    transformers_classes = ("Qwen2_5_VLForConditionalGeneration",)
 
     def _signal_block(self) -> int | None:
         depth = len(self._tower.blocks)

@@ -12,3 +12,4 @@ class Qwen2VLBackbone(QwenBackbone):
 
     family = "qwen2_vl"
     model_types = ("qwen2_vl",)
+    transformers_classes = ("Qwen2VLForConditionalGeneration",)

@@ -27,6 +27,8 @@ class Qwen3VLBackbone(QwenBackbone):
 
     family = "qwen3_vl"
     model_types = ("qwen3_vl",)
+    transformers_classes = ("Qwen3VLForConditionalGeneration",)
+    refused = (*QwenBackbone.refused, "images without their deepstack features")
 
     def _extras(self, output: Any, images: int) -> list[dict[str, Tensor]]:
         layers = output.deepstack_features

@@ -25,6 +25,10 @@ CORPUS = (
     "How many people are in the picture? Is there a fire hydrant? What digit is on the circle?",
     "Answer the question using a single word or phrase. Describe the image. yes no one two three",
 )
+_SELECTED: dict[str, dict[str, Any]] = {
+    "clip": {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    "siglip": {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0},
+}
 _PAD, _BOS, _EOS, _IMAGE = "<pad>", "<s>", "</s>", "<image>"
 
 
@@ -67,7 +71,7 @@ def tiny_tokenizer(*, lower: bool = False, vocabulary: int = 400) -> Any:
 
 
 def tiny_llava_processor(
-    *, image_size: int = 28, patch_size: int = 7, tokenizer: Any = None
+    *, image_size: int = 28, patch_size: int = 7, tokenizer: Any = None, tower: str = "clip"
 ) -> Any:
     """Make a ``LlavaProcessor`` that needs no torchvision.
 
@@ -75,21 +79,24 @@ def tiny_llava_processor(
         image_size: Edge of the view in pixels.
         patch_size: Edge of a patch.
         tokenizer: A tokenizer, or None for ``tiny_tokenizer()``.
+        tower: ``clip``, or ``siglip``, which has no CLS token.
 
     Returns:
         The processor, with a chat template of LLaVA-1.5's layout.
     """
     library = _transformers()
-    image_processor = library.CLIPImageProcessorPil(
-        size={"shortest_edge": image_size},
-        crop_size={"height": image_size, "width": image_size},
-    )
+    square = {"height": image_size, "width": image_size}
+    if tower == "siglip":
+        image_processor = library.SiglipImageProcessorPil(size=square)
+    else:
+        image_processor = library.CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size=square
+        )
     return library.LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer if tokenizer is not None else tiny_tokenizer(),
         patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        **_SELECTED[tower],
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -99,7 +106,8 @@ def tiny_llava(
     seed: int = 0,
     image_size: int = 28,
     patch_size: int = 7,
-    vision_feature_layer: int = -2,
+    vision_feature_layer: int | list[int] = -2,
+    tower: str = "clip",
     processor: Any = None,
     folder: Path | None = None,
 ) -> tuple[Any, Any]:
@@ -110,6 +118,7 @@ def tiny_llava(
         image_size: Edge of the view in pixels.
         patch_size: Edge of a patch; T = (image_size / patch_size)^2.
         vision_feature_layer: As in ``LlavaConfig``.
+        tower: ``clip``, or ``siglip``, which has no CLS token.
         processor: A processor, or None for ``tiny_llava_processor()``.
         folder: Where the processor is saved and loaded again through ``AutoProcessor``; None
             uses it as made.
@@ -119,7 +128,7 @@ def tiny_llava(
     """
     library = _transformers()
     if processor is None:
-        processor = tiny_llava_processor(image_size=image_size, patch_size=patch_size)
+        processor = tiny_llava_processor(image_size=image_size, patch_size=patch_size, tower=tower)
     if folder is not None:
         processor.save_pretrained(folder)
         processor = library.AutoProcessor.from_pretrained(folder)
@@ -129,15 +138,18 @@ def tiny_llava(
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": patch_size,
+    }
     config = library.LlavaConfig(
-        vision_config=library.CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=image_size,
-            patch_size=patch_size,
-        ),
+        vision_config=library.SiglipVisionConfig(**vision, vision_use_head=False)
+        if tower == "siglip"
+        else library.CLIPVisionConfig(**vision),
         text_config=library.LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=32,
@@ -150,7 +162,7 @@ def tiny_llava(
         ),
         image_token_index=processor.image_token_id,
         vision_feature_layer=vision_feature_layer,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy=_SELECTED[tower]["vision_feature_select_strategy"],
         **special,
     )
     with torch.random.fork_rng(devices=[]):

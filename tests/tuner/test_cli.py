@@ -124,13 +124,30 @@ def test_validate(study, capsys):
     [
         ("studies", "nano-llava"),
         ("tasks", "jsonl"),
-        ("backbones", "llava"),
         ("methods", "resprune"),
     ],
 )
 def test_ls(capsys, what, name):
     assert name in call(capsys, "ls", what)[1].split()
     assert name in json.loads(call(capsys, "ls", what, "--json")[1])
+
+
+def test_ls_backbones_is_a_table_of_facts(capsys):
+    import resprune
+
+    code, out, _ = call(capsys, "ls", "backbones", "--json")
+    assert code == 0
+    facts = {entry["family"]: entry for entry in json.loads(out)}
+    assert list(facts) == resprune.backbones.names()
+    assert facts["qwen2_5_vl"]["positions"] == "M-RoPE (t, h, w)"
+    assert "cls_attention" not in facts["qwen2_5_vl"]["seed_strategies"]
+    code, out, _ = call(capsys, "ls", "backbones")
+    assert code == 0
+    words = out.split()
+    for column in ("family", "transformers", "seed", "positions", "refused"):
+        assert column in words
+    for entry in facts.values():
+        assert {entry["family"], *entry["transformers_classes"]} <= set(words)
 
 
 @pytest.mark.parametrize(("text", "value"), [("11", 11), ("0.1", 0.1), (None, None)])

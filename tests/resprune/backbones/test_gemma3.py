@@ -70,12 +70,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 class TestConformance(BackboneConformance):
     @pytest.fixture(scope="class")
     def case(self, made: tuple[Any, Any], images: list[Image.Image]) -> Case:
-        return BothWaysCase(*made, images, decodes_after_right_padding=False)
+        return BothWaysCase(*made, images, refused_sizes=(), decodes_after_right_padding=False)
 
 
 @pytest.fixture(scope="module")
 def case(made: tuple[Any, Any], images: list[Image.Image]) -> BothWaysCase:
-    return BothWaysCase(*made, images, decodes_after_right_padding=False)
+    return BothWaysCase(*made, images, refused_sizes=(), decodes_after_right_padding=False)
 
 
 def test_received_attention_equals_eager(images: list[Image.Image]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from resprune.backbones import for_model
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.testing.backbones import BackboneConformance, Case
-from resprune.testing.tiny import tiny_llava, tiny_llava_processor
+from resprune.testing.tiny import tiny_llava
 
 
 class TestConformance(BackboneConformance):
@@ -165,23 +165,35 @@ def test_embedding_state_has_no_attention() -> None:
         backbone.encode({"pixel_values": torch.zeros(1, 3, 28, 28)}, signals=["cls_attention"])
 
 
-def test_siglip_tower_has_no_cls() -> None:
-    from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+@pytest.fixture(scope="module")
+def siglip() -> tuple[Any, Any]:
+    return tiny_llava(tower="siglip")
 
-    model, _ = tiny_llava()
-    config = model.config
-    config.vision_config = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=28,
-        patch_size=7,
+
+class TestSiglipConformance(BackboneConformance):
+    @pytest.fixture(scope="class")
+    def case(self, siglip: tuple[Any, Any], images: list[Image.Image]) -> Case:
+        return Case(*siglip, images, refused_sizes=())  # nothing at all is shown as black
+
+
+@pytest.mark.parametrize(("layer", "attention"), [(-2, -2), (-1, -1), ([1, -2], 1)])
+def test_siglip_received_attention_equals_eager(layer: int | list[int], attention: int) -> None:
+    model, processor = tiny_llava(tower="siglip", vision_feature_layer=layer)
+    backbone = for_model(model, processor)
+    assert backbone.seed_signals == ("received_attention",)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = backbone.encode({"pixel_values": pixels}, signals=["received_attention"])
+
+    tower = model.model.vision_tower
+    assert tower.config._attn_implementation == "sdpa"
+    tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = tower(pixels, output_attentions=True).attentions[attention]
+    torch.testing.assert_close(
+        torch.stack([image.signals["received_attention"] for image in found]),
+        weights.mean(dim=(1, 2)),
+        atol=1e-6,
+        rtol=0,
     )
-    config.vision_feature_select_strategy = "full"
-    backbone = for_model(LlavaForConditionalGeneration(config).eval(), tiny_llava_processor())
-    assert backbone.seed_signals == ()
-    pixels = {"pixel_values": torch.zeros(1, 3, 28, 28)}
-    assert backbone.encode(pixels)[0].tokens.shape == (16, 32)
-    with pytest.raises(UnsupportedModelError, match=r"no 'cls_attention' signal.*l2_norm"):
-        backbone.encode(pixels, signals=["cls_attention"])
+    with pytest.raises(UnsupportedModelError, match=r"no 'cls_attention' .*received_attention"):
+        backbone.encode({"pixel_values": pixels}, signals=["cls_attention"])

@@ -77,3 +77,17 @@ def test_a_peft_wrapper_is_looked_through(tiny_llava: tuple[Any, Any]) -> None:
             return model
 
     assert backbones.for_model(Wrapper(), processor).model is model
+
+
+def test_facts_of_every_family() -> None:
+    """What the table of backbones says; the conformance suite holds it against loaded models."""
+    import transformers
+
+    for family in backbones.names():
+        facts = backbones.get(family).facts()
+        assert facts["family"] == family
+        assert facts["transformers_classes"]
+        assert all(hasattr(transformers, name) for name in facts["transformers_classes"])
+        assert facts["seed_strategies"][-3:] == ["l2_norm", "relevance", "none"]
+        assert facts["positions"] == ("M-RoPE (t, h, w)" if "qwen" in family else "1-D")
+        assert facts["refused"]
