@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,9 +50,10 @@ def check_study(study: StudyConfig) -> list[str]:
         left.append(f"not checked: the model {study.backbone.model}, which is on the hub")
     if not local_samples:
         left.append(f"not checked: the data set {study.task.dataset}, which is on the hub")
-    return [f"{_verdict(study, backbone)}", *left]
+    return [_verdict(study, backbone), *left]
 
 
+@cache
 def usual_backbone(family: str) -> Backbone:
     """Make a family's backbone around the default config of its model, without weights.
 
