@@ -26,11 +26,11 @@ from studies.nano.words import build_codebook
 
 __all__ = ["FULL", "SMOKE", "build_processor", "predict_kept", "run_stages"]
 FULL = Recipe(
-    train_scenes=8000,
+    train_scenes=6000,
     language=StageSettings(700, 12, 1.5e-3, 0.01, 60, 0.04),
-    alignment=StageSettings(500, 16, 2e-3, 0.02, 60),
+    alignment=StageSettings(400, 16, 2e-3, 0.02, 60),
     projector=StageSettings(400, 16, 1.5e-3, 0.01, 1),
-    instruction=StageSettings(1000, 16, 1.2e-3, 0.02, 60),
+    instruction=StageSettings(450, 16, 1.2e-3, 0.02, 60),
     checkpoint_every=50,
     monitor_every=100,
 )
