@@ -159,7 +159,6 @@ class Attachment:
             attachment._check_model(model)
             return attachment._generate(original, inputs, generation_config, *args, **kwargs)
 
-        @torch.compiler.disable  # how tokens are chosen depends on their values
         def before_forward(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return attachment._on_forward(model, args, kwargs)
 
@@ -169,8 +168,10 @@ class Attachment:
         self._override = types.MethodType(generate, self.model)
         self._shadowed = vars(self.model).get("generate")
         self._parameters = list(inspect.signature(self.model.forward).parameters)
+        # how tokens are chosen depends on their values, and no graph can be made of it
+        hook: Any = torch.compiler.disable(before_forward)
         self._hooks = [
-            module.register_forward_pre_hook(before_forward, with_kwargs=True)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
             for module in (self.model, *self._around)
         ]
         vars(self.model)["generate"] = self._override
@@ -314,7 +315,8 @@ class _Pruning:
         with self.timed("read_ms"):
             prompts = self._prompts(ids, kwargs.get("labels"), set(rows))
         with self.timed("encode_ms"):
-            visual = backbone.encode(kwargs, signals=needed_signals(self._entry, config))
+            wanted = needed_signals(self._entry, config, backbone.seed_signals)
+            visual = backbone.encode(kwargs, signals=wanted)
         with self.timed("select_ms"):
             chosen: list[ImageSelection] = []
             for image, row in enumerate(rows):

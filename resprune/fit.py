@@ -26,7 +26,7 @@ def check_fit(config: PruningConfig, backbone: Backbone) -> None:
     """
     if config.backbone is not None:
         _check_reference(config.backbone, backbone)
-    backbone.require_signals(needed_signals(config.entry(), config))
+    backbone.require_signals(needed_signals(config.entry(), config, backbone.seed_signals))
 
 
 def make_extractor(options: NounOptions) -> NounExtractor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -184,18 +184,26 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
-def needed_signals(entry: BudgetEntry, config: PruningConfig) -> frozenset[str]:
+def needed_signals(
+    entry: BudgetEntry, config: PruningConfig, offered: Collection[str] | None = None
+) -> frozenset[str]:
     """Return the vision signals that a selection will read.
+
+    A method that ranks by ``cls_attention`` reads ``received_attention`` in its place where the
+    tower has no CLS token. A seed strategy is what the config says, and never replaced.
 
     Args:
         entry: The budget's entry.
         config: The pruning config.
+        offered: ``Backbone.seed_signals``; None for a tower that gives every signal.
 
     Returns:
         Names for ``Backbone.encode(signals=...)``.
     """
     method = methods.get(config.method)
     wanted = {name for name in method.needs if name in _SIGNAL_STRATEGIES}
+    if offered is not None and "cls_attention" not in offered and "received_attention" in offered:
+        wanted = {"received_attention" if name == "cls_attention" else name for name in wanted}
     if config.method == "resprune" and entry.seed_strategy in _SIGNAL_STRATEGIES:
         wanted.add(entry.seed_strategy)
     return frozenset(wanted)

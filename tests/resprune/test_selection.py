@@ -148,6 +148,22 @@ def test_needed_signals() -> None:
     assert needed("cls_attention", "random") == frozenset()
 
 
+@pytest.mark.parametrize("method", ["cls_attention", "scope", "visionzip", "vispruner"])
+def test_methods_that_rank_by_attention_serve_towers_without_cls(method: str) -> None:
+    config = PruningConfig.single(5, method=method)
+    entry, without = config.entry(), ("received_attention",)
+    assert needed_signals(entry, config) == {"cls_attention"}
+    assert needed_signals(entry, config, ("cls_attention", *without)) == {"cls_attention"}
+    assert needed_signals(entry, config, without) == {"received_attention"}
+    assert needed_signals(entry, config, ()) == {"cls_attention"}  # refused by require_signals
+
+
+def test_a_seed_strategy_is_never_replaced() -> None:
+    config = PruningConfig.single(5, seed_strategy="cls_attention")
+    offered = ("received_attention",)
+    assert needed_signals(config.entry(), config, offered) == {"cls_attention"}
+
+
 def test_random_depends_on_the_seed(reader: PromptReader, visual: VisualTokens) -> None:
     config = PruningConfig.single(5, method="random")
     prompt = reader.read("a dog")
