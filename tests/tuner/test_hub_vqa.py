@@ -2,12 +2,15 @@
 
 import io
 import json
+import tomllib
 
 import pytest
 from PIL import Image
 
 from resprune.errors import StudyError
-from tuner import tasks
+from tuner import cli, tasks
+from tuner.run import load_samples
+from tuner.study import dump_study, load_study, study_from_dict
 from tuner.tasks import hub_vqa
 
 COLORS = ("red", "lime", "blue", "black", "white", "gray")
@@ -215,3 +218,77 @@ def test_code_in_a_folder_is_not_run(tmp_path):
     with pytest.raises(StudyError, match="cannot be loaded"):
         task(folder).samples("train", 1)
     assert not (tmp_path / "ran").exists()
+
+
+STUDY = """
+[study]
+name = "s"
+[backbone]
+model = "nano-llava"
+[task]
+name = "hub-vqa"
+dataset = "set"
+columns = { id = "question_id", image_id = "image_id" }
+scorer = "exact"
+question_transform = "capitalize"
+tune = { split = "train", samples = 2 }
+report = { split = "train", samples = 2, offset = 2 }
+[search]
+budget = [6]
+[alpha]
+adaptive = false
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    write(tmp_path / "set", rows())
+    path = tmp_path / "s.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_a_study_names_its_data_set(study):
+    config = load_study(study)
+    assert config.task.dataset == str(study.parent / "set")
+    assert study_from_dict(tomllib.loads(dump_study(config))) == config
+    made = tasks.make(config.task)
+    splits = load_samples(config, made)
+    assert [s.id for s in splits["report"]] == ["102", "103"]
+    assert splits["tune"][0].question == "What color is number 0?"
+    assert made.score("the red", splits["tune"][0]) == 0.0  # exact match
+    other = load_study(study, {"task": {"scorer": "vqa"}})
+    assert other.changed_since(config) == ["task.scorer"]
+
+
+def test_an_image_in_two_splits_is_an_error(study):
+    config = load_study(study, {"task": {"tune": {"samples": 3}, "report": {"offset": 3}}})
+    with pytest.raises(StudyError, match=r"task\.report: image 'img1' is in tune too"):
+        load_samples(config, tasks.make(config.task))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('scorer = "exact"', 'scorer = "exat"', "Did you mean 'exact'"),
+        ("{ id =", "{ idd =", r"unknown key 'task\.columns\.idd'. Did you mean 'id'"),
+        ('scorer = "exact"', 'folder = "set"', r"task\.folder is of no use to the task 'hub-vqa'"),
+        ('name = "hub-vqa"', 'name = "nano-scenes"', r"task\.dataset is of no use to the task"),
+    ],
+)
+def test_wrong_keys_of_a_study(study, old, new, message):
+    study.write_text(STUDY.replace(old, new))
+    with pytest.raises(StudyError, match=message):
+        tasks.make(load_study(study).task)
+
+
+def test_validate_reads_a_local_data_set(study, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.app(["validate", str(study)])
+    assert not caught.value.code
+    assert "fine (60 trials at 6 tokens)" in capsys.readouterr().out
+    study.write_text(STUDY.replace('"question_id"', '"qestion_id"'))
+    with pytest.raises(SystemExit) as caught:
+        cli.app(["validate", str(study)])
+    assert caught.value.code == 2
+    assert "Did you mean 'question_id'" in capsys.readouterr().err
