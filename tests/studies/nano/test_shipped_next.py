@@ -50,7 +50,7 @@ def _answers(loaded, questions):
 
 @torch.no_grad()
 def test_it_answers_questions_that_training_has_not_seen(loaded):
-    questions = iter_questions("monitor", 64, offset=4000, scene=generate_wide_scene)
+    questions = iter_questions("monitor", 48, offset=4000, scene=generate_wide_scene)
     found = list(_answers(loaded, questions))
     right = {"landscape": [], "portrait": []}
     for q, said, ended in found:
