@@ -9,8 +9,8 @@ function serves.
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-not-found]
-import triton.language as tl  # type: ignore[import-not-found]
+import triton
+import triton.language as tl
 
 from resprune.subspace.masked import Block, Picks
 from resprune.subspace.rules import SAFE_PIVOT

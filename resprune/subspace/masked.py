@@ -30,7 +30,7 @@ class Block(NamedTuple):
         energy: Residual energies; -inf where picked or padding, shape (R, m).
         scale: Square roots of what energies are weighted with, shape (R, m).
         extra: Scores of tokens without energy, where only they are left, else -inf; (R, m).
-        index: The tokens, shape (R, m).
+        tokens: The tokens, shape (R, m).
         bar: Best score outside, shape (R,).
         rival: Index of the token that has it, shape (R,).
         seed: The forced pick's place among the candidates, -1 without one, shape (R,).
@@ -41,7 +41,7 @@ class Block(NamedTuple):
     energy: Tensor
     scale: Tensor
     extra: Tensor
-    index: Tensor
+    tokens: Tensor
     bar: Tensor
     rival: Tensor
     seed: Tensor
@@ -88,7 +88,7 @@ def pick_in_block(block: Block, most: int, tolerance: float) -> Picks:
         if step == 0:
             score = score.masked_fill(place == block.seed[:, None], torch.inf)
         best, pick = score.max(dim=1)
-        first = (best == block.bar) & (block.index[run, pick] < block.rival)
+        first = (best == block.bar) & (block.tokens[run, pick] < block.rival)
         going = going & (step < block.budget) & ((best > block.bar) | first) & (best > -torch.inf)
         own = energy[run, pick]
         spans = going & (own > tolerance)
@@ -174,7 +174,7 @@ class Expansion:
             self._extend()
 
     def _extend(self) -> None:
-        tolerance, run = self._tolerance, self._run
+        tolerance = self._tolerance
         restart = ~((self._energy > tolerance).any(dim=1))
         forced = (self._made == 0) & (self._seeds >= 0)
         restart &= ~forced & (self._made < self._total)
@@ -245,7 +245,7 @@ class Expansion:
     def _record(self, block: Block, picks: Picks, restart: Tensor) -> tuple[Tensor, Tensor]:
         """Note picks; gives their places in the order and their tokens, (R, s) both."""
         run, made = self._run[:, None], picks.places >= 0
-        tokens = block.index.gather(1, picks.places.clamp_min(0))
+        tokens = block.tokens.gather(1, picks.places.clamp_min(0))
         slot = torch.arange(picks.places.shape[1], device=tokens.device)
         slots = torch.where(made, self._made[:, None] + slot, self._steps)
         self._order[run, slots] = tokens
