@@ -169,7 +169,8 @@ class Attachment:
         self._shadowed = vars(self.model).get("generate")
         self._parameters = list(inspect.signature(self.model.forward).parameters)
         # how tokens are chosen depends on their values, and no graph can be made of it
-        hook: Any = torch.compiler.disable(before_forward)
+        disable: Any = torch.compiler.disable
+        hook = disable(before_forward)
         self._hooks = [
             module.register_forward_pre_hook(hook, with_kwargs=True)
             for module in (self.model, *self._around)

@@ -200,7 +200,10 @@ def _list_backbones(as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("family", "transformers class", "seed strategies", "positions", "refused")
+    table = Table("family")
+    table.add_column("transformers class", no_wrap=True)
+    for column in ("seed strategies", "positions", "refused"):
+        table.add_column(column)
     for entry in facts:
         table.add_row(
             entry["family"],

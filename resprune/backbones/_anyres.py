@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class AnyresBackbone(Backbone):
     """
 
     offered_signals = (_CLS, _RECEIVED)
-    refused = (
+    refused: ClassVar[tuple[str, ...]] = (
         "towers other than CLIP and SigLIP",
         "select strategy that does not fit the tower",
         "pixel_values without image_sizes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class QwenBackbone(Backbone):
     image_inputs = ("pixel_values", "image_grid_thw")
     offered_signals = (_RECEIVED,)
     position_axes = "M-RoPE (t, h, w)"
-    refused = (
+    refused: ClassVar[tuple[str, ...]] = (
         "images without text between them",
         "partly masked images",
         "images of several frames",

@@ -52,7 +52,7 @@ class WordEmbedder:
             part.float().mean(dim=0).to(vectors.dtype)
             if len(part)
             else vectors.new_zeros(vectors.shape[1])
-            for part in vectors.split([len(ids) for ids in found])
+            for part in torch.split(vectors, [len(ids) for ids in found])
         ]
         return torch.stack(rows) if rows else vectors.new_zeros((0, vectors.shape[1]))
 

@@ -27,6 +27,7 @@ _WHOLE_TAG = "<global-img>"
 _FRAME = re.compile(
     r"Frame\s+from\s+\d+\s*:\s*\d+\s*:\s*<fake_token_around_image>\s*<global-img>\s*$"
 )
+_TAGS = re.compile(r"<row_\d+_col_\d+>|<global-img>|<fake_token_around_image>")
 _TILE_TAG = re.compile(r"<row_(\d+)_col_(\d+)>")
 
 
@@ -60,6 +61,16 @@ class Idefics3Backbone(Backbone):
                 f"{self.family}: the tokenizer has no token {_WHOLE_TAG!r}, which tells where an "
                 "image ends; load the model's own processor"
             )
+
+    # -- the prompt ---------------------------------------------------------------------
+
+    def question(self, input_ids: Tensor, *, closed: bool = False) -> str:
+        """Recover the question; see ``Backbone.question``.
+
+        The tags between views are left out, which stand in the text where nothing follows an image.
+        """
+        asked = _TAGS.sub("", super().question(input_ids, closed=closed))
+        return "\n".join(line for line in map(str.strip, asked.splitlines()) if line)
 
     # -- the image ----------------------------------------------------------------------
 

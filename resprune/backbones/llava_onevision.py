@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ class LlavaOnevisionBackbone(AnyresBackbone):
     model_types = ("llava_onevision",)
     image_inputs = ("pixel_values", "image_sizes", "batch_num_images")
     transformers_classes = ("LlavaOnevisionForConditionalGeneration",)
-    refused = (*AnyresBackbone.refused, "vision_aspect_ratio per call")
+    refused: ClassVar[tuple[str, ...]] = (*AnyresBackbone.refused, "vision_aspect_ratio per call")
 
     def _tile_counts(self, inputs: Mapping[str, Any]) -> list[int]:
         sizes = self._sizes(inputs)

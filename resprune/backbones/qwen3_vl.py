@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,10 @@ class Qwen3VLBackbone(QwenBackbone):
     family = "qwen3_vl"
     model_types = ("qwen3_vl",)
     transformers_classes = ("Qwen3VLForConditionalGeneration",)
-    refused = (*QwenBackbone.refused, "images without their deepstack features")
+    refused: ClassVar[tuple[str, ...]] = (
+        *QwenBackbone.refused,
+        "images without their deepstack features",
+    )
 
     def _extras(self, output: Any, images: int) -> list[dict[str, Tensor]]:
         layers = output.deepstack_features

@@ -168,3 +168,12 @@ def test_frames_of_a_video_pass_through(case: TaggedCase) -> None:
             greedy(case.model, labelled)
         assert attachment.last is not None
         assert not attachment.last.pruned
+
+
+def test_tags_between_views_are_no_question(case: TaggedCase) -> None:
+    """They are text, and nothing else follows an image that comes last."""
+    turn = {"role": "user", "content": [{"type": "text", "text": "Which dog?"}, {"type": "image"}]}
+    text = case.processor.apply_chat_template([turn], add_generation_prompt=True)
+    ids = case.process([text], [[case.images[0]]], "left")["input_ids"][0]
+    assert "<row_1_col_2>" in case.processor.tokenizer.decode(ids)
+    assert case.backbone.question(ids) == "Which dog?"
