@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from resprune import NounExtractor, PruningConfig, attach, backbones
+from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
+from resprune.jsonfile import read_json
 from resprune.selection import PromptReader
 from resprune.testing.tiny_qwen import tiny_qwen
 from tuner import tasks
@@ -22,12 +24,12 @@ RATIOS = [0.5, 0.2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A jsonl task whose images differ in size; two splits without an image in common."""
+    """A jsonl task whose images differ in size; splits without an image in common."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    for split in ("tune", "report"):
+    for split, times in (("tune", 1), ("fit", 4), ("report", 1)):
         lines = []
-        for i, (width, height) in enumerate(SIZES):
+        for i, (width, height) in enumerate(SIZES * times):
             name = f"{split}-{i}.png"
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name)
@@ -125,10 +127,11 @@ def run_dir(folder, backbone, tmp_path_factory):
                 "folder": str(folder),
                 "max_new_tokens": 3,
                 "tune": {"split": "tune", "samples": len(SIZES)},
+                "fit": {"split": "fit", "samples": 4 * len(SIZES)},
                 "report": {"split": "report", "samples": len(SIZES)},
             },
             "search": {"budget": RATIOS, "seed_strategy": ["l2_norm"]},
-            "alpha": {"grid": [0.0, 1.0], "adaptive": False},
+            "alpha": {"grid": [0.0, 1.0]},
             "report": {"examples": 1, "resamples": 100},
         }
     )
@@ -146,6 +149,9 @@ def test_a_study_of_ratios_exports_ratios(run_dir, backbone, engine, folder):
         kept = [max(1, round(chosen.ratio * length)) for length in lengths]
         assert chosen.budget == round(sum(kept) / len(kept))
     assert any("share of each image's own visual tokens" in note for note in found.notes)
+    assert [row.budget for row in found.adaptive] == [c.budget for c in found.chosen]
+    data = read_json(run_dir / PREDICTOR_FILE)
+    assert AlphaPredictor.from_dict(data).budgets == tuple(RATIOS)
     config = PruningConfig.from_pretrained(run_dir / "config")
     assert sorted((entry.budget for entry in config.budgets), reverse=True) == RATIOS
     assert "0.5 of each image" in (run_dir / "config" / "README.md").read_text()
