@@ -26,6 +26,7 @@ Floats = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
 _ALL_CANDIDATES = 256  # images up to this size need no second look at the tokens outside
+_ALL_WITH_GRAM = 1024  # the same where their inner products cost nothing
 _FEWEST_CANDIDATES = 64
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
 
@@ -109,7 +110,7 @@ class _Expansion:
         self.worth: Floats = worth / max(float(worth.max()), np.finfo(np.float64).tiny)
         count = len(worth)
         self.candidates = count
-        if count > _ALL_CANDIDATES:
+        if count > (_ALL_WITH_GRAM if features.at_hand else _ALL_CANDIDATES):
             self.candidates = max(_FEWEST_CANDIDATES, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
         self.restart()
 
@@ -159,7 +160,7 @@ class _Expansion:
     def _candidates(self) -> _Candidates | None:
         """The best tokens by score then index, brought up to date; None if all are exhausted."""
         want = self.candidates
-        if len(self.worth) > want:
+        if len(self.worth) > want and not self.features.at_hand:
             left = self.steps - len(self.order)
             want = min(want, max(_FEWEST_CANDIDATES // 4, left + left // 4 + 1))
         if self.forced is not None and self.depth[self.forced] < len(self.subspace):

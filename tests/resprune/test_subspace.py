@@ -98,6 +98,7 @@ def small_blocks() -> Iterator[None]:
     """Make the lazy path look at three candidates at a time, as it does on large images."""
     with (
         patch.object(lazy, "_ALL_CANDIDATES", 0),
+        patch.object(lazy, "_ALL_WITH_GRAM", 0),
         patch.object(lazy, "_FEWEST_CANDIDATES", 3),
         patch.object(lazy, "_CANDIDATES_PER_ROOT", 0),
         patch.object(lazy, "_SOON", 2),
