@@ -85,9 +85,7 @@ class RichProgress:
             f"{budget}: {found.score:.3f} (alpha {found.params['alpha']:g})"
             for budget, found in sorted(self._best.items(), reverse=True)
         )
-        self._bar.update(
-            self._task, completed=done, total=total, description=f"best {shown}"
-        )
+        self._bar.update(self._task, completed=done, total=total, description=f"best {shown}")
         if done % 20 == 0 or done == total:
             self._console.print(f"          trial {done} of {total}; best {shown}")
 
