@@ -9,6 +9,7 @@ medians. Writes ``selection.json``, ``selection.md`` and ``selection.svg``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -44,6 +45,7 @@ SWEEPS = [(196, 128, 43), (576, 4096, 64), (2880, 4096, 160)]
 GREEDY_RIVALS = ("divprune", "cdpruner", "scope", "vispruner")
 OTHER_RIVALS = ("cls_attention", "visionzip")
 LARGEST_SQUARE = 4096  # tokens up to which rivals that compare all pairs are run
+LARGEST_BATCHED = 4096  # 16 larger images would take 7 GB
 Timings = dict[str, float]
 
 
@@ -105,16 +107,31 @@ def full_gram(tokens: Tensor, weights: Tensor, k: int) -> Tensor:
     return order
 
 
-def medians(runs: dict[str, Callable[[], object]], repeats: int) -> Timings:
-    """Median milliseconds of each, interleaved, after one run to warm up."""
+def medians(runs: dict[str, Callable[[], object]], repeats: int, patience: float = 8) -> Timings:
+    """Median milliseconds of each, interleaved.
+
+    The first round warms up and is left out, unless rounds take so long (``patience`` seconds in
+    all) that it is the only one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
+    begin = time.perf_counter()
+    for _ in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(time.perf_counter() - start)
+        if time.perf_counter() - begin > patience:
+            break
+    return {name: 1e3 * statistics.median(took[1:] or took) for name, took in seconds.items()}
+
+
+def machine() -> str:
+    """Name of the processor and version of torch."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def machine_rates() -> tuple[float, float]:
@@ -125,9 +142,14 @@ def machine_rates() -> tuple[float, float]:
     return product, 4 * right.numel() / (took["read"] / 1e3)
 
 
-def floor_ms(count: int, width: int, k: int, rates: tuple[float, float]) -> float:
-    """The larger of: reading the features once; the products of k picks with all tokens."""
-    return 1e3 * max(2 * count * width * k / rates[0], 4 * count * width / rates[1])
+def bounds(count: int, width: int, k: int, rates: tuple[float, float]) -> Timings:
+    """What other work costs at the rates of this machine, in ms.
+
+    ``columns_ms``: multiplying k picks with all tokens, which every method does that keeps all
+    scores up to date. ``reading_ms``: reading the features once, which nothing exact goes below.
+    """
+    columns, reading = 2 * count * width * k / rates[0], 4 * count * width / rates[1]
+    return {"columns_ms": 1e3 * columns, "reading_ms": 1e3 * reading}
 
 
 def time_shape(shape: tuple[int, int, int], kind: str, batch: int, args: Any) -> Timings:
@@ -204,8 +226,13 @@ def growth(kind: str, repeats: int) -> list[dict[str, Any]]:
 def markdown(result: dict[str, Any]) -> str:
     """The tables."""
     rivals = (*GREEDY_RIVALS, *OTHER_RIVALS)
-    lines = [f"Measured on {result['machine']}; load {result['load']}.", ""]
-    head = ["T, d, k", "features", "threads", "ResPrune ms", "floor ms", "Gram-Schmidt", *rivals]
+    lines = [
+        f"Measured on {result['machine']}; load {result['load']} at the start and "
+        f"{result['load_at_end']} at the end.",
+        "",
+    ]
+    head = ["T, d, k", "features", "threads", "ResPrune ms", "columns ms", "reading ms"]
+    head += ["Gram-Schmidt", *rivals]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["shapes"]:
         if row["batch"] > 1:
@@ -217,7 +244,8 @@ def markdown(result: dict[str, Any]) -> str:
             row["kind"],
             str(row["threads"]),
             f"{took['resprune']:.2f}",
-            f"{row['floor_ms']:.2f}",
+            f"{row['columns_ms']:.2f}",
+            f"{row['reading_ms']:.2f}",
             f"{took['gram_schmidt'] / took['resprune']:.1f}x",
             *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
         ]
@@ -228,49 +256,74 @@ def markdown(result: dict[str, Any]) -> str:
             shape = ", ".join(map(str, row["shape"]))
             each = row["ms"]["resprune"] / row["batch"]
             lines.append(f"| {shape} | {row['kind']} | {row['threads']} | {each:.2f} |")
-    lines += ["", "| sweep of 30 at T, d, k | features | in singles | with the Gram matrix |"]
-    lines.append("|---|---|---|---|")
+    head = ["sweep of 30", "features", "ms", "in singles", "Gram at hand: ms", "in singles"]
+    lines += ["", "| " + " | ".join(head) + " |"]
+    lines.append("|---|---|---|---|---|---|")
     for row in result["sweeps"]:
         took = row["ms"]
         ratio = [took[name] / took["single"] for name in ("sweep", "sweep_with_gram")]
         shape = ", ".join(map(str, row["shape"]))
-        lines.append(f"| {shape} | {row['kind']} | {ratio[0]:.1f} | {ratio[1]:.1f} |")
+        lines.append(
+            f"| {shape} | {row['kind']} | {took['sweep']:.1f} | {ratio[0]:.1f} "
+            f"| {took['sweep_with_gram']:.1f} | {ratio[1]:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def figure(result: dict[str, Any]) -> str:
     """Growth with T, d and k on log-log axes, as SVG."""
-    side, gap = 220, 60
-    series = {"resprune": "#1f77b4", "gram_schmidt": "#d62728", "floor": "#555555"}
+    side, gap, top = 220, 60, 40
+    series = {
+        "resprune": ("greedy_order", "#1f77b4", ""),
+        "gram_schmidt": ("textbook Gram-Schmidt", "#d62728", ""),
+        "columns_ms": ("floor of k columns", "#555555", "5 3"),
+        "reading_ms": ("floor of reading once", "#999999", "2 3"),
+    }
     rows = result["growth"]
     values = [row[name] for row in rows for name in series]
     low, high = math.log(min(values)), math.log(max(values))
-    body = []
+
+    def down(value: float) -> float:
+        return top + side * (high - math.log(value)) / (high - low)
+
+    body = ['<rect width="100%" height="100%" fill="white"/>']
     for panel, axis in enumerate("Tdk"):
         x0, mine = gap + panel * (side + gap), [row for row in rows if row["axis"] == axis]
         left, right = math.log(mine[0][axis]), math.log(mine[-1][axis])
+        places = [x0 + side * (math.log(row[axis]) - left) / (right - left) for row in mine]
         body.append(
-            f'<rect x="{x0}" y="30" width="{side}" height="{side}" fill="none" stroke="#999"/>'
+            f'<rect x="{x0}" y="{top}" width="{side}" height="{side}" fill="none" stroke="#999"/>'
         )
-        body.append(f'<text x="{x0 + side / 2}" y="{side + 65}" text-anchor="middle">{axis}</text>')
-        for row in mine:
-            x = x0 + side * (math.log(row[axis]) - left) / (right - left)
-            body.append(f'<text x="{x}" y="{side + 45}" text-anchor="middle">{row[axis]}</text>')
-        for name, colour in series.items():
+        fixed = ", ".join(f"{name} = {mine[0][name]}" for name in "Tdk" if name != axis)
+        body.append(
+            f'<text x="{x0 + side / 2}" y="{top + side + 36}" text-anchor="middle">'
+            f"{axis} ({fixed})</text>"
+        )
+        for power in range(math.ceil(low / math.log(10)), math.floor(high / math.log(10)) + 1):
+            y = down(10.0**power)
+            body.append(f'<path d="M{x0} {y:.1f}h{side}" stroke="#ddd"/>')
+            body.append(
+                f'<text x="{x0 - 5}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>'
+            )
+        for row, x in zip(mine, places, strict=True):
+            body.append(
+                f'<text x="{x:.1f}" y="{top + side + 18}" text-anchor="middle">{row[axis]}</text>'
+            )
+        for name, (_, colour, dashes) in series.items():
             points = " ".join(
-                f"{x0 + side * (math.log(row[axis]) - left) / (right - left):.1f},"
-                f"{30 + side * (high - math.log(row[name])) / (high - low):.1f}"
-                for row in mine
+                f"{x:.1f},{down(row[name]):.1f}" for row, x in zip(mine, places, strict=True)
             )
             body.append(
-                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
+                f'stroke-dasharray="{dashes}"/>'
             )
-    for place, (name, colour) in enumerate(series.items()):
-        body.append(f'<text x="{gap + 120 * place}" y="18" fill="{colour}">{name}</text>')
-    for power in range(math.ceil(low / math.log(10)), math.floor(high / math.log(10)) + 1):
-        y = 30 + side * (high - power * math.log(10)) / (high - low)
-        body.append(f'<text x="{gap - 5}" y="{y:.1f}" text-anchor="end">{10.0**power:g} ms</text>')
-    width, height = 3 * (side + gap) + gap, side + 75
+    for place, (label, colour, dashes) in enumerate(series.values()):
+        x = gap + 190 * place
+        body.append(
+            f'<path d="M{x} 16h24" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>'
+        )
+        body.append(f'<text x="{x + 30}" y="20">{label}</text>')
+    width, height = 3 * (side + gap) + gap, top + side + 50
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="11">{"".join(body)}</svg>\n'
@@ -289,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     result: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "machine": machine(),
         "load": round(os.getloadavg()[0], 2),
         "shapes": [],
         "sweeps": [],
@@ -298,11 +351,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(threads)
         rates = machine_rates()
         for shape in SHAPES:
-            for batch in (1, 16) if shape[0] <= 1296 else (1,):
-                if shape[0] <= args.largest:
+            for batch in (1, 16) if shape[0] <= LARGEST_BATCHED else (1,):
+                # Of the largest shape one kind: textbook Gram-Schmidt takes most of a minute.
+                enough = shape[0] > LARGEST_SQUARE and kind != args.kinds[-1]
+                if shape[0] <= args.largest and not enough:
                     took = time_shape(shape, kind, batch, args)
                     row = {"shape": shape, "kind": kind, "threads": threads, "batch": batch}
-                    row |= {"ms": took, "floor_ms": floor_ms(*shape, rates)}
+                    row |= {"ms": took, **bounds(*shape, rates)}
                     result["shapes"].append(row)
                     print(json.dumps(row), flush=True)
         if threads == args.threads[0]:
@@ -314,9 +369,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rates = machine_rates()
     result["growth"] = growth(args.kinds[-1], args.repeats)
     for row in result["growth"]:
-        row["floor"] = floor_ms(row["T"], row["d"], row["k"], rates)
+        row |= bounds(row["T"], row["d"], row["k"], rates)
+    result["load_at_end"] = round(os.getloadavg()[0], 2)
     args.out.mkdir(parents=True, exist_ok=True)
-    texts = {"json": json.dumps(result, indent=1), "md": markdown(result), "svg": figure(result)}
+    texts = {"json": json.dumps(result), "md": markdown(result), "svg": figure(result)}
     for suffix, text in texts.items():
         beside = args.out / f".selection.{suffix}"
         beside.write_text(text)
