@@ -141,6 +141,19 @@ def test_blocks_and_lockstep_are_nested(tokens: Tensor, data: st.DataObject) -> 
             assert greedy_order_batch(tokens[None], weights, k, path=path)[0].tolist() == full[:k]
 
 
+@settings(max_examples=60, deadline=None)
+@given(images((torch.float64,)), st.data())
+def test_masked_blocks_need_no_look_by_the_host(tokens: Tensor, data: st.DataObject) -> None:
+    """What a CUDA graph would capture: a bound on the passes that holds for every image."""
+    weights = draw_weights(data, tokens.shape[0])
+    k = data.draw(st.integers(1, tokens.shape[0]))
+    with small_blocks():
+        order = greedy_order_batch(
+            tokens[None], weights[None], k, validate=False, path="lazy_masked"
+        )[0]
+    check_greedy(tokens, weights, order.tolist(), None)
+
+
 def test_a_tie_with_a_token_outside_the_block_goes_to_the_lowest_index() -> None:
     """After token 0, token 5 ties exactly with token 3, which is not among the candidates."""
     tokens = torch.zeros(7, 10)
