@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -176,7 +177,14 @@ def test_help_imports_nothing_heavy():
 def test_an_interrupt_from_outside_leaves_a_study_that_goes_on(study, tmp_path):
     study.write_text(STUDY.replace("trials = 2", "trials = 400").replace("6]", "6, 11, 22]"))
     command = [sys.executable, "-m", "tuner", "run", str(study), "--runs", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores interrupts, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     journal = tmp_path / "cli" / "study.journal"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
