@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from resprune.errors import ResPruneError, UnsupportedModelError, near_names
+from resprune.options import Options
+
+Stage = Literal["none", "image", "tokens"]
+"""Where a method acts: nowhere, on the image before the tower, or on the tokens before the LLM."""
+ATTENTION = "attention"
+"""The need of methods that rank by attention: ``cls_attention``, or what stands in for it."""
+_O = TypeVar("_O", bound=Options)
 
 
 @dataclass(frozen=True)
-class SelectionInput:
+class Inputs:
     """One image, or one pool of candidate visual tokens.
 
     Attributes:
         tokens: Visual tokens in the LLM's input-embedding space, shape (T, d).
-        relevance: Normalised relevance floored at eps, shape (T,); None when the method does not
-            ask for it.
+        relevance: Normalised relevance floored at eps, shape (T,); None where the method does not
+            need it.
         signals: Per-token signals of the vision tower by name, each of shape (T,), such as
             ``cls_attention``.
         extras: Further tensors that some rivals read: ``image_embeds`` (T, c) and ``text_embeds``
             (L, c) of the contrastive model, ``keys`` (T, c) of the vision tower.
+        places: Tile, row and column of each token, shape (T, 3), int64; None where unknown.
+        key: Names the sample, so that a random method draws anew for each.
     """
 
     tokens: Tensor
     relevance: Tensor | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Tensor | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several images, each with the same number of prompts.
+
+    Attributes:
+        tokens: Visual tokens, shape (B, T, d), padded at the end.
+        lengths: Real tokens of each image, shape (B,); None where none is padded.
+        relevance: Relevance of each prompt, shape (B, Q, T); None where the method does not need
+            it (Q is 1 then).
+        signals: Per-token signals by name, each of shape (B, T).
+    """
+
+    tokens: Tensor
+    lengths: Tensor | None = None
+    relevance: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,62 +76,86 @@ class Selection:
     features: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class MethodOptions:
-    """Settings of a method; each reads what it knows.
-
-    Attributes:
-        alpha: Exponent of the relevance.
-        seed_strategy: Name in ``resprune.seeds.SEED_STRATEGIES``.
-        seed: Seed of what is random.
-    """
-
-    alpha: float = 0.5
-    seed_strategy: str = "l2_norm"
-    seed: int = 0
-
-
-@runtime_checkable
-class Method(Protocol):
+class Method(ABC, Generic[_O]):
     """A way to choose the kept tokens of one image.
 
     Attributes:
         name: Name in the registry.
+        options: Its options: a frozen pydantic model.
+        stage: Where it acts.
         nested: Whether a smaller budget's order is a prefix of a larger one's.
-        needs: What must be in the input beside the tokens: ``relevance``, or the names of signals
-            and extras. What depends on an option (a seed strategy's signal) is not listed.
+        version: Changes when the features that it replaces do; part of what outcomes are
+            remembered by.
     """
 
-    name: str
-    nested: bool
-    needs: frozenset[str]
+    name: ClassVar[str]
+    options: ClassVar[type[Options]]
+    stage: ClassVar[Stage] = "tokens"
+    nested: ClassVar[bool] = False
+    version: ClassVar[str] = "1"
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: _O) -> frozenset[str]:
+        """Return what it reads beside the tokens under these options.
+
+        Args:
+            options: Its options.
+
+        Returns:
+            ``relevance``, ``attention`` (``cls_attention``, or ``received_attention`` where the
+            tower has no CLS token), or names of signals that nothing stands in for.
+        """
+        return frozenset()
+
+    @abstractmethod
+    def select(self, image: Inputs, k: int, options: _O) -> Selection:
         """Keep exactly ``min(k, T)`` unique tokens of one image.
 
         Args:
-            inputs: The image.
-            k: Budget, a count of at least 1.
-            options: Settings.
+            image: The image.
+            k: Count of at least 1.
+            options: Its options.
 
         Returns:
-            The selection, on the device of ``inputs.tokens``.
+            The selection, on the device of ``image.tokens``.
 
         Raises:
-            ResPruneError: An input that is absent or does not fit, or a budget below 1.
+            ResPruneError: An input that is absent or does not fit, or a count below 1.
         """
-        ...
+
+    def weights(self, image: Inputs, options: _O) -> Tensor | None:
+        """Return the weights (T,) of energy budgets; None weighs every token alike."""
+        return None
 
 
-_METHODS: dict[str, Method] = {}
-_MethodClass = TypeVar("_MethodClass", bound=type[Method])
+class Nested(Method[_O]):
+    """A nested method with a batched path: many options of many prompts of many images at once."""
+
+    nested: ClassVar[bool] = True
+
+    @abstractmethod
+    def order_many(self, batch: Batch, options: Sequence[_O], k: int) -> Tensor:
+        """Order the tokens of several images.
+
+        Args:
+            batch: B images with Q prompts each.
+            options: A options, alike in what relevance is made from.
+            k: Count of at least 1.
+
+        Returns:
+            Pick orders, shape (B, Q, A, min(k, T)), int64, equal to ``select``'s; -1 past the end
+            of shorter images.
+        """
+
+
+_METHODS: dict[str, Method[Any]] = {}
+_MethodClass = TypeVar("_MethodClass", bound=type[Method[Any]])
 
 
 def register(cls: _MethodClass) -> _MethodClass:
     """Add a method to the registry; a class decorator.
 
     Args:
-        cls: A class without constructor arguments that satisfies ``Method``.
+        cls: A subclass of ``Method`` without constructor arguments.
 
     Returns:
         The class, unchanged.
@@ -109,23 +163,21 @@ def register(cls: _MethodClass) -> _MethodClass:
     Raises:
         ResPruneError: A name that another class has taken.
     """
-    method = cls()
-    taken = _METHODS.get(method.name)
+    taken = _METHODS.get(cls.name)
     if taken is not None and type(taken).__qualname__ != cls.__qualname__:
         raise ResPruneError(
-            f"method name {method.name!r} is taken by {type(taken).__name__}; rename "
-            f"{cls.__name__}."
+            f"method name {cls.name!r} is taken by {type(taken).__name__}; rename {cls.__name__}."
         )
-    _METHODS[method.name] = method
+    _METHODS[cls.name] = cls()
     return cls
 
 
-def names() -> list[str]:
-    """Return the names of every registered method, sorted."""
-    return sorted(_METHODS)
+def names(stage: Stage | None = None) -> list[str]:
+    """Return the names of the registered methods, sorted; of one stage where it is given."""
+    return sorted(name for name, m in _METHODS.items() if stage in (None, m.stage))
 
 
-def get(name: str) -> Method:
+def get(name: str) -> Method[Any]:
     """Return the method of that name.
 
     Args:
@@ -142,20 +194,20 @@ def get(name: str) -> Method:
     return _METHODS[name]
 
 
-def budget_of(inputs: SelectionInput, k: int) -> int:
-    """Check the tokens and the budget.
+def budget_of(image: Inputs, k: int) -> int:
+    """Check the tokens and the count.
 
     Args:
-        inputs: The image.
-        k: Budget, a count.
+        image: The image.
+        k: Count.
 
     Returns:
         ``min(k, T)``.
 
     Raises:
-        ResPruneError: Tokens that are no finite matrix of at least one row, or a budget below 1.
+        ResPruneError: Tokens that are no finite matrix of at least one row, or a count below 1.
     """
-    tokens = inputs.tokens
+    tokens = image.tokens
     if tokens.ndim != 2 or tokens.shape[0] == 0:
         raise ResPruneError(
             f"tokens have shape {tuple(tokens.shape)}; a method needs (T, d) with at "
@@ -167,11 +219,11 @@ def budget_of(inputs: SelectionInput, k: int) -> int:
     return min(k, tokens.shape[0])
 
 
-def needed(inputs: SelectionInput, name: str, method: str) -> Tensor:
+def needed(image: Inputs, name: str, method: str) -> Tensor:
     """Fetch an input that a method cannot do without.
 
     Args:
-        inputs: The image.
+        image: The image.
         name: ``relevance``, or the name of a signal or an extra.
         method: Name of the method, for the error.
 
@@ -181,9 +233,9 @@ def needed(inputs: SelectionInput, name: str, method: str) -> Tensor:
     Raises:
         ResPruneError: It is absent, not finite, or a signal of another length than the tokens.
     """
-    available = {**inputs.extras, **inputs.signals}
-    if inputs.relevance is not None:
-        available["relevance"] = inputs.relevance
+    available = {**image.extras, **image.signals}
+    if image.relevance is not None:
+        available["relevance"] = image.relevance
     if name not in available:
         raise UnsupportedModelError(
             f"method {method!r} needs {name!r}, which this backbone or call does not give "
@@ -191,15 +243,15 @@ def needed(inputs: SelectionInput, name: str, method: str) -> Tensor:
             "or a method that needs tokens alone, such as 'l2_norm' or 'divprune'."
         )
     value = available[name]
-    per_token = name == "relevance" or name in inputs.signals
-    if per_token and value.shape != inputs.tokens.shape[:1]:
+    per_token = name == "relevance" or name in image.signals
+    if per_token and value.shape != image.tokens.shape[:1]:
         raise ResPruneError(
             f"method {method!r}: {name!r} has shape {tuple(value.shape)} and the image "
-            f"{inputs.tokens.shape[0]} tokens; give one value a token."
+            f"{image.tokens.shape[0]} tokens; give one value a token."
         )
     _check_finite(value, name)
     return value.to(
-        device=inputs.tokens.device,
+        device=image.tokens.device,
         dtype=torch.float64 if value.dtype == torch.float64 else torch.float32,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resprune.errors import ResPruneError
-from tuner.results import Interval
+from tuner.results.schema import Interval
 
 _Array = npt.NDArray[np.float64]
 _CHUNK = 2**22  # draws held at once, about 32 MB

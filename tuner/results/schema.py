@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resprune.config import Positions
+from resprune.budget import Budget
 from resprune.errors import ConfigError, StudyError
 from resprune.jsonfile import read_json, write_json
+from resprune.setting import Adaptive, Policy, Setting
+from tuner.results.rows import RowKind
 
 RESULTS_FILE = "results.json"
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 
 
 class _Row(BaseModel):
@@ -37,91 +39,113 @@ class SplitInfo(_Row):
 
 
 class TrialResult(_Row):
-    """One trial of the study, scored on the tune split."""
+    """One trial of the study, scored on the tune split.
+
+    Attributes:
+        number: Within its method's trials, from 0.
+        setting: What was tried.
+        tokens: Mean count of visual tokens it keeps on the tune split.
+        score: Mean score.
+        seconds: What it took.
+    """
 
     number: int
-    params: dict[str, float | int | str]
-    budget: int
+    setting: Setting
+    tokens: int
     score: float
-    state: str
     seconds: float
 
 
-class Baseline(_Row):
-    """A setting outside the search space, scored on the tune split."""
+class Row(_Row):
+    """A policy scored on one split; differences are paired.
 
-    name: Literal["unpruned", "random", "paper-default"]
-    budget: int | None
-    alpha: float | None = None
-    seed_strategy: str | None = None
-    score: Interval
-
-
-class AlphaCurve(_Row):
-    """Score over the alpha grid for one seed strategy and budget."""
-
-    budget: int
-    seed_strategy: str
-    split: str
-    alphas: list[float]
-    scores: list[float]
-    standard_errors: list[float]
-
-
-class ChosenConfig(_Row):
-    """What the study chose for one budget, on the tune split alone.
-
-    Where T varies and the study's budget is a ratio, ``budget`` is the mean count that it keeps on
-    the tune split, and ``ratio`` is what the export holds.
+    Attributes:
+        kind: What it is in the study; a key of `tuner.results.rows.KINDS`.
+        policy: What was scored.
+        tokens: Mean count of visual tokens it keeps on the tune split, None for all of them.
+        score: Mean score.
+        versus_unpruned: Minus the unpruned model's.
+        versus_paper: Minus the paper's default at the same budget.
+        by_group: Score by question type.
     """
 
-    budget: int
-    ratio: float | None = None
-    alpha: float | Literal["adaptive"]
-    fixed_alpha: float
-    seed_strategy: str
-    pooling: str
-    normalization: str
-    positions: Positions
-    tune_score: Interval
-
-    @property
-    def deployed_budget(self) -> int | float:
-        """The budget as the pruning config has it: a count, or a ratio of each image's T."""
-        return self.budget if self.ratio is None else self.ratio
-
-
-class ReportRow(_Row):
-    """One setting scored once on the report split; differences are paired."""
-
-    name: Literal[
-        "unpruned", "random", "paper-default", "tuned", "adaptive", "relevance-only", "alpha-0"
-    ]
-    label: str
-    budget: int | None
-    alpha: float | str | None = None
-    seed_strategy: str | None = None
+    kind: RowKind
+    policy: Policy
+    tokens: int | None
     score: Interval
     versus_unpruned: Interval | None = None
     versus_paper: Interval | None = None
     by_group: dict[str, Interval] = Field(default_factory=dict)
 
 
-class AdaptiveRow(_Row):
-    """Adaptive alpha against its bounds at one budget, on the report split."""
+class Curve(_Row):
+    """Score over the values of one option, all else equal.
 
-    budget: int
-    best_fixed_alpha: float
+    Attributes:
+        setting: The setting varied; its own value of the option is not read.
+        option: Name of the option.
+        tokens: Mean count of visual tokens kept on the tune split.
+        split: Split it was scored on.
+        values: V values, rising.
+        scores: Mean score of each.
+        standard_errors: Of each mean.
+    """
+
+    setting: Setting
+    option: str
+    tokens: int
+    split: str
+    values: list[float]
+    scores: list[float]
+    standard_errors: list[float]
+
+
+class Chosen(_Row):
+    """What the study chose for one budget, on the tune split alone.
+
+    Attributes:
+        policy: What is exported: the setting, or arms where choosing by prompt gains.
+        setting: The best setting for all prompts.
+        tokens: Mean count of visual tokens it keeps on the tune split.
+        tune_score: Score of ``setting`` there.
+    """
+
+    policy: Policy
+    setting: Setting
+    tokens: int
+    tune_score: Interval
+
+
+class AdaptiveRow(_Row):
+    """An adaptive policy against its bounds at one budget, on the report split.
+
+    Attributes:
+        policy: The arms, and the fallback: the best fixed arm of the fit split.
+        tokens: Mean count of visual tokens kept on the tune split.
+        best_fixed: Score of the fallback.
+        adaptive: Score of the arms that the predictor chooses.
+        by_group_arm: Best arm of each question type on the fit split, an index.
+        best_per_group: Score of those.
+        oracle: Score of the best arm of each sample, known from its answers.
+        adaptive_minus_fixed: Paired difference.
+        group_minus_fixed: Paired difference.
+        oracle_minus_fixed: Paired difference.
+        strength: Trust in the predictor, 0 (the fallback for every prompt) to 1.
+        chosen: How many samples each arm was chosen for.
+    """
+
+    policy: Adaptive
+    tokens: int
     best_fixed: Interval
     adaptive: Interval
-    by_group_alpha: dict[str, float]
+    by_group_arm: dict[str, int]
     best_per_group: Interval
     oracle: Interval
     adaptive_minus_fixed: Interval
     group_minus_fixed: Interval
     oracle_minus_fixed: Interval
     strength: float
-    alpha_histogram: dict[str, int]
+    chosen: list[int]
 
 
 class FeatureWeight(_Row):
@@ -132,11 +156,18 @@ class FeatureWeight(_Row):
 
 
 class KeptPanel(_Row):
-    """The visual tokens one setting kept on an example, as boxes in image pixels."""
+    """The visual tokens one setting kept on an example, as boxes in image pixels.
 
-    label: str
-    budget: int
-    alpha: float
+    Attributes:
+        kind: The policy's row; a key of `tuner.results.rows.KINDS`.
+        setting: The setting used: the policy's own, or the arm chosen for this prompt.
+        kept: Sorted indices of the kept tokens.
+        boxes: x0, y0, x1, y1 of each.
+        prediction: The answer given.
+    """
+
+    kind: RowKind
+    setting: Setting
     kept: list[int]
     boxes: list[tuple[float, float, float, float]]
     prediction: str
@@ -190,12 +221,12 @@ class Results(_Row):
     splits: dict[Literal["tune", "fit", "report"], SplitInfo]
     groups: list[str]
     trials: list[TrialResult]
-    baselines: list[Baseline]
-    importances: dict[str, float]
-    curves: list[AlphaCurve]
-    chosen: list[ChosenConfig]
-    recommended_budget: int
-    report: list[ReportRow]
+    baselines: list[Row]
+    importances: dict[str, dict[str, float]]
+    curves: list[Curve]
+    chosen: list[Chosen]
+    recommended: Budget
+    report: list[Row]
     adaptive: list[AdaptiveRow]
     feature_weights: list[FeatureWeight]
     examples: list[KeptExample]

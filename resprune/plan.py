@@ -1,0 +1,323 @@
+"""Setting + image + prompt -> plan: what enters the LLM of one image.
+
+The one way that ``attach`` and studies share: policy -> setting -> plan -> LLM. What is kept
+depends on the question alone, never on an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from resprune import methods
+from resprune.alpha import AlphaPredictor, prompt_features
+from resprune.backbones import VisualTokens
+from resprune.errors import ConfigError, ResPruneError
+from resprune.methods.base import ATTENTION, Batch, Inputs, Method, Nested, Selection
+from resprune.options import Options, Positions, Relevance
+from resprune.prompt import Prompt
+from resprune.relevance import relevance_scores
+from resprune.setting import Adaptive, Setting
+from resprune.subspace.energy import energy_curve
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What enters the LLM of one image.
+
+    Attributes:
+        kept: Sorted unique indices of the kept visual tokens, shape (k,), int64.
+        positions: Position policy.
+        features: Features (k, d) that replace those of ``kept``, row by row; None leaves them.
+        maker: Canonical JSON of the method, its version and options where features are replaced.
+        order: ``kept`` in pick order, shape (k,); None where no order is known.
+    """
+
+    kept: Tensor
+    positions: Positions = "keep"
+    features: Tensor | None = None
+    maker: str = ""
+    order: Tensor | None = field(default=None, repr=False)
+
+    def key(self) -> bytes:
+        """Return what tells two plans of one image apart.
+
+        Replaced features count by who made them, never by their values, whose last bits change
+        with the batch.
+        """
+        kept = self.kept.to("cpu", torch.int32).numpy().tobytes()
+        return b" ".join([self.positions.encode(), self.maker.encode(), kept])
+
+
+def everything(tokens: int, positions: Positions = "keep") -> Plan:
+    """Return the plan of the unpruned model for an image of ``tokens`` visual tokens."""
+    return Plan(torch.arange(tokens), positions)
+
+
+# -- policy -> setting --------------------------------------------------------------------
+
+
+def choose_setting(
+    policy: Setting | Adaptive,
+    predictor: AlphaPredictor | None,
+    prompt: Prompt,
+    visual: VisualTokens,
+) -> Setting:
+    """Choose the setting of one prompt and image.
+
+    Args:
+        policy: A setting, or arms.
+        predictor: The arms' predictor.
+        prompt: The question.
+        visual: The encoded image.
+
+    Returns:
+        The policy itself, or the arm of least predicted loss.
+
+    Raises:
+        ConfigError: Arms without their predictor, or one that was not fitted for their budget.
+    """
+    if isinstance(policy, Setting):
+        return policy
+    if predictor is None:
+        raise ConfigError(
+            f"the policy at budget {policy.budget} is adaptive and there is no {policy.predictor}"
+        )
+    features = prompt_features(prompt.context(cosines_of(visual, prompt)))
+    return policy.arms[predictor.arm(features, policy.budget)]
+
+
+def needs_of(policy: Setting | Adaptive) -> frozenset[str]:
+    """Return what a policy reads beside the tokens.
+
+    Args:
+        policy: A setting, or arms.
+
+    Returns:
+        What ``Method.needs`` names, over all arms; ``nouns`` too where the prompt is read.
+    """
+    settings = [policy] if isinstance(policy, Setting) else policy.arms
+    found: set[str] = set()
+    for setting in settings:
+        found |= methods.get(setting.method).needs(setting.options)
+    if isinstance(policy, Adaptive) or "relevance" in found:
+        found.add("nouns")
+    return frozenset(found)
+
+
+def signals_of(needs: Collection[str], offered: Collection[str]) -> frozenset[str]:
+    """Return the vision signals to record for what methods need.
+
+    Args:
+        needs: What ``needs_of`` returns.
+        offered: ``Backbone.seed_signals``.
+
+    Returns:
+        Names for ``Backbone.encode(signals=...)``. ``attention`` is ``cls_attention``, or
+        ``received_attention`` where only that is on offer; a signal named by itself is not
+        replaced.
+    """
+    found = {name for name in needs if name.endswith("_attention")}
+    if ATTENTION in needs:
+        missing = "cls_attention" not in offered and "received_attention" in offered
+        found.add("received_attention" if missing else "cls_attention")
+    return frozenset(found)
+
+
+# -- setting -> plan ----------------------------------------------------------------------
+
+
+def plan_images(
+    images: Sequence[VisualTokens],
+    prompts: Sequence[Prompt | None],
+    settings: Sequence[Setting],
+    keys: Sequence[str],
+) -> list[Plan]:
+    """Plan the images of one call, each under its own setting.
+
+    Images that share a setting are ordered together where the method has a batched path.
+
+    Args:
+        images: N encoded images.
+        prompts: The question about each; None where its setting reads none.
+        settings: One an image.
+        keys: Name of each sample, for methods that draw at random.
+
+    Returns:
+        One plan an image.
+
+    Raises:
+        ResPruneError: Features that are not finite, a signal that is absent, or a method that did
+            not keep exactly ``min(k, T)`` unique tokens.
+    """
+    groups: dict[Setting, list[int]] = defaultdict(list)
+    for i, setting in enumerate(settings):
+        groups[setting].append(i)
+    plans: dict[int, Plan] = {}
+    for setting, rows in groups.items():
+        own = [inputs_of(images[i], prompts[i], setting, keys[i]) for i in rows]
+        plans |= zip(rows, plan_inputs(own, setting), strict=True)
+    return [plans[i] for i in range(len(images))]
+
+
+def plan_inputs(images: Sequence[Inputs], setting: Setting) -> list[Plan]:
+    """Plan images under one setting; see ``plan_images``."""
+    method = methods.get(setting.method)
+    if isinstance(method, Nested):
+        limits = [setting.budget.limit(len(image.tokens)) for image in images]
+        batch = batch_of(
+            [(image.tokens, image.signals) for image in images],
+            [None if image.relevance is None else image.relevance[None] for image in images],
+        )
+        orders = method.order_many(batch, [setting.options], max(limits))[:, 0, 0]
+        check_orders(orders, limits, [len(image.tokens) for image in images], setting.method)
+        selections = [Selection(row[:k]) for row, k in zip(orders, limits, strict=True)]
+    else:
+        selections = [select(image, setting) for image in images]
+    return [
+        plan_of(selection, image, setting)
+        for selection, image in zip(selections, images, strict=True)
+    ]
+
+
+def select(image: Inputs, setting: Setting) -> Selection:
+    """Ask a method for what one image keeps at most, and check that it kept exactly that.
+
+    Raises:
+        ResPruneError: The method did not keep exactly ``min(k, T)`` unique tokens in range.
+    """
+    method = methods.get(setting.method)
+    k = setting.budget.limit(len(image.tokens))
+    selection = method.select(image, k, setting.options)
+    if selection.indices.shape != (k,):
+        raise ResPruneError(
+            f"method {setting.method!r} kept {len(selection.indices)} of {len(image.tokens)} "
+            f"tokens and was asked for {k}; it must keep exactly min(k, T)"
+        )
+    check_orders(selection.indices[None], [k], [len(image.tokens)], setting.method)
+    return selection
+
+
+def plan_of(selection: Selection, image: Inputs, setting: Setting) -> Plan:
+    """Turn what a method kept into a plan; an energy budget cuts it where the energy says so."""
+    order, features = selection.indices, selection.features
+    method = methods.get(setting.method)
+    if hasattr(setting.budget, "energy"):
+        curve = energy_curve(image.tokens, order, method.weights(image, setting.options))
+        order = order[: setting.budget.of(len(image.tokens), curve.tolist())]
+    kept, rank = order.sort()
+    if features is None:
+        return Plan(kept, setting.positions, order=order)
+    maker = made_by(method, setting.options)
+    return Plan(kept, setting.positions, features[rank], maker, order)
+
+
+def made_by(method: Method, options: Options) -> str:
+    """Return canonical JSON of who replaces features: method, version and options."""
+    data = {"method": method.name, "version": method.version, "options": options.model_dump()}
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def check_orders(orders: Tensor, counts: Sequence[int], tokens: Sequence[int], method: str) -> None:
+    """Check that each order begins with as many unique indices in range as it should.
+
+    Args:
+        orders: Pick orders, shape (N, K).
+        counts: How many of each are kept.
+        tokens: Visual tokens of each image.
+        method: Name of the method, for the error.
+
+    Raises:
+        ResPruneError: An index out of range, or twice.
+    """
+    place = torch.arange(orders.shape[1], device=orders.device)
+    inside = place < torch.tensor(counts, device=orders.device)[:, None]
+    limit = torch.tensor(tokens, device=orders.device)[:, None]
+    in_range = (orders >= 0) & (orders < limit)
+    ranked = torch.where(inside, orders, -1 - place).sort(dim=1).values
+    fine = (in_range | ~inside).all() & (ranked.diff(dim=1) != 0).all()
+    if orders.shape[1] < max(counts) or not bool(fine):
+        raise ResPruneError(
+            f"method {method!r} kept an index twice or out of range; it must keep exactly "
+            "min(k, T) unique tokens"
+        )
+
+
+# -- what methods are given ---------------------------------------------------------------
+
+
+def inputs_of(
+    visual: VisualTokens, prompt: Prompt | None, setting: Setting, key: str = ""
+) -> Inputs:
+    """Collect what a setting's method reads of one image and prompt.
+
+    Args:
+        visual: The encoded image.
+        prompt: The question; may be None where the method reads no relevance.
+        setting: The setting.
+        key: Names the sample.
+
+    Returns:
+        The inputs; relevance only where the method needs it.
+    """
+    relevance = None
+    if "relevance" in methods.get(setting.method).needs(setting.options):
+        assert prompt is not None
+        relevance = relevance_of(visual, prompt, setting.options.relevance)
+    return Inputs(
+        visual.tokens,
+        relevance,
+        visual.signals,
+        visual.extras,
+        visual.tile_row_column(),
+        key,
+    )
+
+
+def relevance_of(visual: VisualTokens, prompt: Prompt, options: Relevance) -> Tensor:
+    """Score an image's tokens against a prompt's nouns, shape (T,); see ``relevance_scores``."""
+    nouns = prompt.embeddings.to(visual.tokens.device)
+    return relevance_scores(
+        visual.tokens, nouns, options.pooling, options.normalization, options.eps
+    )
+
+
+def cosines_of(visual: VisualTokens, prompt: Prompt) -> Tensor:
+    """Return the raw cosine of each noun with each visual token, shape (L, T), float32."""
+    unit = torch.nn.functional.normalize
+    nouns = prompt.embeddings.to(visual.tokens.device)
+    return unit(nouns.float(), dim=1) @ unit(visual.tokens.float(), dim=1).T
+
+
+def batch_of(
+    images: Sequence[tuple[Tensor, Mapping[str, Tensor]]], relevance: Sequence[Tensor | None]
+) -> Batch:
+    """Pad images into one batch.
+
+    Args:
+        images: Tokens (T_i, d) and per-token signals of each of B images.
+        relevance: Relevance of each image's prompts, (Q, T_i), or None.
+
+    Returns:
+        The batch.
+    """
+    lengths = [len(tokens) for tokens, _ in images]
+    ragged = len(set(lengths)) > 1
+    pad = torch.nn.utils.rnn.pad_sequence
+    names = images[0][1].keys()
+    given = [rows for rows in relevance if rows is not None]
+    return Batch(
+        tokens=pad([tokens for tokens, _ in images], batch_first=True),
+        lengths=torch.tensor(lengths, device=images[0][0].device) if ragged else None,
+        relevance=(
+            pad([rows.T for rows in given], batch_first=True).transpose(1, 2) if given else None
+        ),
+        signals={
+            name: pad([signals[name] for _, signals in images], batch_first=True) for name in names
+        },
+    )

@@ -1,0 +1,1 @@
+"""What a study found, and how it is said in numbers."""
