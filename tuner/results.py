@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resprune.config import Positions
 from resprune.errors import ConfigError, StudyError
-from resprune.jsonfile import read_json, write_json
+from resprune.files import read_json, write_json
 
 RESULTS_FILE = "results.json"
 RESULTS_SCHEMA = 1

@@ -20,7 +20,7 @@ import numpy as np
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
 from resprune.backbones import Backbone
 from resprune.errors import StudyError
-from resprune.jsonfile import write_json
+from resprune.files import write_json
 from resprune.selection import PromptReader
 from resprune.version import __version__
 from tuner import tasks

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from resprune.errors import ResPruneError
+from resprune.files import write_text
 from resprune.relevance import relevance_scores, relevance_weights
 from resprune.subspace import greedy_order_batch
 from studies.nano.packing import chat_of, pack
@@ -255,9 +255,7 @@ def main() -> None:
     summary = summarise(measure(model, arguments.split, arguments.count), tune)
     show(summary)
     if arguments.out:
-        part = arguments.out.with_suffix(".part")
-        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, arguments.out)
+        write_text(arguments.out, json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from PIL import Image
 
 from resprune import NounExtractor, PruningConfig, attach, backbones
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
-from resprune.jsonfile import read_json
+from resprune.files import read_json
 from resprune.selection import PromptReader
 from resprune.testing.tiny import tiny_qwen
 from tuner import tasks
