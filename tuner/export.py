@@ -15,7 +15,7 @@ from pathlib import Path
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
 from resprune.config import CONFIG_FILE, PruningConfig
 from resprune.errors import StudyError
-from resprune.jsonfile import read_json
+from resprune.files import read_json
 from tuner.card import render_card
 from tuner.results import ChosenConfig, Results
 
