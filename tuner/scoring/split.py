@@ -269,7 +269,7 @@ class Split:
     def _resized(self, i: int, setting: Setting) -> Sample:
         sample, tokens = self.samples[i], len(self.visual(i).tokens)
         image = sample.load_image()
-        size = Downsample.resized((image.height, image.width), tokens, setting.budget.limit(tokens))
+        size = Downsample().resized((image.height, image.width), tokens, setting.budget.limit(tokens))
         return dataclasses.replace(
             sample,
             load=partial(_load_resized, sample, size),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from resprune.backbones import Backbone, VisualTokens
 from resprune.errors import StudyError
+from resprune.files import write_bytes
 from tuner.tasks import Sample
 
 CACHE_SCHEMA = 2
@@ -154,12 +154,7 @@ def _write_visual(path: Path, images: Sequence[VisualTokens]) -> None:
     # Cloned, since images cut from one batch share their storage.
     data = save({name: value.clone() for name, value in tensors.items()}, metadata)
     with _writable(path):
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_bytes(path, data)
 
 
 def _read_visual(path: Path, count: int) -> list[VisualTokens] | None:

@@ -227,7 +227,7 @@ class Search:
         """
         open_ = list(self._searches.values())
         while open_:
-            for search in [s for s in open_]:
+            for search in list(open_):
                 if len(search.trials()) >= total or not search.step(evaluate, floor):
                     open_.remove(search)
                     continue
