@@ -21,6 +21,8 @@ FORBIDDEN = {
     "resprune/prepare_mrope.py": ("resprune.methods", "resprune.selection"),
     "resprune/methods": ("transformers", "resprune.backbones", "resprune.attachment"),
     "studies": ("tuner", "optuna"),
+    "tuner/tasks": ("tuner.study", "tuner.run", "optuna"),
+    "tuner/study/schema.py": ("tuner.study.file", "tuner.study.check", "tuner.run"),
 }
 PACKAGES = ("resprune", "tuner", "studies")
 KNOWN_CIRCLES = {frozenset({"tuner.study", "tuner.tasks"})}
@@ -169,4 +171,10 @@ def test_the_bare_import_and_the_command_line_are_light() -> None:
         "pydantic",
     ]
     code = f"import sys, resprune, tuner.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_the_tasks_and_the_study_file_are_light() -> None:
+    heavy = ["torch", "transformers", "optuna", "spacy", "sklearn", "plotly", "datasets"]
+    code = f"import sys, tuner.study, tuner.tasks; print([m for m in {heavy} if m in sys.modules])"
     assert fresh(code) == "[]"

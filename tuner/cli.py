@@ -149,7 +149,7 @@ def validate(
         print(f"{path}: the file is fine (not checked against the model and the samples)")
         return
     _quieten_libraries()
-    from tuner.check import check_study
+    from tuner.study.check import check_study
 
     for line in check_study(config):
         print(f"{path}: {line}")

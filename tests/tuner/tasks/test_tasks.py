@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from resprune.errors import StudyError
+from resprune.errors import ResPruneError, StudyError
 from tuner import tasks
 
 
@@ -65,6 +65,30 @@ def test_jsonl_reads_samples(folder):
     assert first.load_image().getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_jsonl_lines_end_where_the_file_says_so(folder):
+    text = "one\u2028two"
+    row = json.dumps({**ROW, "question": text}, ensure_ascii=False)
+    (folder / "tune.jsonl").write_bytes(f"{row}\r\n\n{row}".encode())
+    samples = tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+    assert [(s.id, s.question) for s in samples] == [("tune-1", text), ("tune-3", text)]
+
+
+def test_jsonl_answers_keep_their_order_unless_one_is_given_more_often(folder):
+    write(folder, {**ROW, "answers": ["b", "a"]}, {**ROW, "answers": ["b", "a", "a"]})
+    one, two = tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+    assert (one.answers, two.answers) == (("b", "a"), ("a", "a", "b"))
+
+
+def test_answer_format_is_appended(folder):
+    write(folder, ROW)
+    for text, prompt in (("Be brief.", "What color?\nBe brief."), ("", "What color?")):
+        task = tasks.get("jsonl", folder=str(folder), answer_format=text)
+        assert task.samples("tune", 1)[0].prompt == prompt
+    plain = tasks.get("nano-scenes").samples("tune", 1)[0]
+    (asked,) = tasks.get("nano-scenes", answer_format="Be brief.").samples("tune", 1)
+    assert (plain.prompt, asked.prompt) == (plain.question, f"{plain.question} Be brief.")
+
+
 def test_jsonl_image_version_follows_the_file(folder):
     write(folder, ROW)
     task = tasks.get("jsonl", folder=str(folder))
@@ -79,12 +103,12 @@ def test_jsonl_image_version_follows_the_file(folder):
         ("{", r"tune.jsonl: line 1: not valid JSON"),
         ("[1]", "expected an object"),
         ({**ROW, "questoin": 1}, "unknown key 'questoin'. Did you mean 'question'"),
-        ({**ROW, "question": " "}, "'question' is missing or empty"),
+        ({**ROW, "question": " "}, "'question' is missing or no text"),
         ({**ROW, "image": "../a.png"}, "is outside"),
         ({**ROW, "image": "/etc/hostname"}, "is outside"),
         ({**ROW, "image": "b.png"}, "no such file"),
-        ({**ROW, "answer": ""}, "answers must be strings"),
-        ({**ROW, "answer": 3}, "answers must be strings"),
+        ({**ROW, "answer": ""}, "line 1: no answer"),
+        ({**ROW, "answer": 3}, "line 1: 'answers' holds no answers"),
         ({"image": "a.png", "question": "q"}, "task.metric = 'fidelity'"),
     ],
 )
@@ -105,7 +129,7 @@ def test_jsonl_refuses_a_link_out_of_the_folder(folder, tmp_path_factory):
 
 def test_jsonl_without_answers_under_fidelity(folder):
     write(folder, {"image": "a.png", "question": "q"})
-    samples = tasks.get("jsonl", folder=str(folder), labels=False).samples("tune", 1)
+    samples = tasks.get("jsonl", folder=str(folder), metric="fidelity").samples("tune", 1)
     assert samples[0].answers == ()
 
 
@@ -122,18 +146,56 @@ def test_jsonl_missing_splits_samples_and_ids(folder):
     task = tasks.get("jsonl", folder=str(folder))
     with pytest.raises(StudyError, match=r"no split 'tun'.*Did you mean 'tune'"):
         task.samples("tun", 1)
-    with pytest.raises(StudyError, match="the file has 2; ask for fewer"):
+    with pytest.raises(StudyError, match="the split has 2; ask for fewer"):
         task.samples("tune", 3)
     with pytest.raises(StudyError, match="id 'tune-1' is used twice"):
         task.samples("tune", 2)
     with pytest.raises(StudyError, match="no such folder"):
         tasks.get("jsonl", folder=str(folder / "nowhere"))
-    with pytest.raises(StudyError, match=r"task\.folder is missing"):
+    with pytest.raises(StudyError, match="task 'jsonl': key 'folder' is missing"):
         tasks.get("jsonl")
 
 
 def test_unknown_task_and_option():
     with pytest.raises(StudyError, match=r"unknown task 'json'. Did you mean 'jsonl'"):
         tasks.get("json")
-    with pytest.raises(StudyError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(StudyError, match=r"'nano-scenes': unknown key 'colour'. Allowed: answer"):
         tasks.get("nano-scenes", colour=1)
+    with pytest.raises(StudyError, match=r"task 'jsonl': max_new_tokens: .*, not 0"):
+        tasks.get("jsonl", folder=".", max_new_tokens=0)
+
+
+def test_a_file_adds_a_task(monkeypatch, folder):
+    from tuner.study import study_from_dict
+    from tuner.tasks import base
+
+    monkeypatch.setattr(base, "_TASKS", dict(base._TASKS))
+
+    class Options(tasks.TaskOptions):
+        color: str = "red"
+
+    @tasks.register
+    class Colors(tasks.Task):
+        name = "colors"
+        options = Options
+
+        def samples(self, split, count, offset=0):
+            return []
+
+    spec = {"samples": 1}
+    data = {
+        "study": {"name": "s"},
+        "backbone": {"model": "nano-llava"},
+        "task": {"name": "colors", "color": "blue", "tune": {"split": "a", **spec},
+                 "report": {"split": "b", **spec}},
+        "search": {"budget": [6]},
+    }  # fmt: skip
+    study = study_from_dict(data)
+    assert study.task.color == "blue"
+    assert isinstance(tasks.make(study.task), Colors)
+    with pytest.raises(ResPruneError, match="'colors' is taken by Colors"):
+        tasks.register(type("Other", (Colors,), {}))
+    del data["task"]["color"]
+    data["task"]["colr"] = "blue"
+    with pytest.raises(StudyError, match=r"unknown key 'task\.colr'. Did you mean 'color'"):
+        study_from_dict(data)

@@ -11,7 +11,7 @@ from resprune.errors import StudyError
 from tuner import cli, tasks
 from tuner.run import load_samples
 from tuner.study import dump_study, load_study, study_from_dict
-from tuner.tasks import hub_vqa
+from tuner.tasks import table
 
 COLORS = ("red", "lime", "blue", "black", "white", "gray")
 
@@ -81,8 +81,8 @@ def test_reads_samples_by_split_count_and_offset(tmp_path):
 def test_images_are_decoded_when_asked_for(tmp_path, monkeypatch):
     write(tmp_path, rows())
     opened = []
-    real = hub_vqa.open_image
-    monkeypatch.setattr(hub_vqa, "open_image", lambda *a: opened.append(a) or real(*a))
+    real = table.open_image
+    monkeypatch.setattr(table, "open_image", lambda *a: opened.append(a) or real(*a))
     samples = task(tmp_path).samples("train", None)
     assert not opened
     assert not any(isinstance(cell, bytes) for s in samples for cell in vars(s).values())
@@ -131,7 +131,7 @@ def test_a_table_cannot_reach_out_of_its_folder(tmp_path):
     Image.new("RGB", (4, 4)).save(outside)
     image = [{"bytes": None, "path": str(outside)}]
     folder = write(tmp_path / "set", rows(1, image=image))
-    with pytest.raises(StudyError, match="is not in the data set's folder"):
+    with pytest.raises(StudyError, match=r"row 0: image '.*outside\.png' is outside"):
         task(folder).samples("train", 1)
 
 
@@ -139,7 +139,7 @@ def test_fidelity_needs_no_answers(tmp_path):
     data = rows(1)
     del data["answers"]
     write(tmp_path, data)
-    assert task(tmp_path, labels=False).samples("train", 1)[0].answers == ()
+    assert task(tmp_path, metric="fidelity").samples("train", 1)[0].answers == ()
     with pytest.raises(StudyError, match=r"task\.columns: no column 'answers'"):
         task(tmp_path).samples("train", 1)
 
@@ -147,11 +147,11 @@ def test_fidelity_needs_no_answers(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"question": [" "]}, r"train: row 0: column 'question' holds no text"),
-        ({"question": [3]}, r"row 0: column 'question' holds no text \(3\)"),
-        ({"answers": [[""]]}, r"row 0: no answer in column 'answers'.*fidelity"),
-        ({"answers": [3]}, r"row 0: column 'answers' holds no answers"),
-        ({"image": [{"bytes": None, "path": None}]}, r"row 0: column 'image' holds no image"),
+        ({"question": [" "]}, r"train: row 0: 'question' is missing or no text"),
+        ({"question": [3]}, r"row 0: 'question' is missing or no text \(3\)"),
+        ({"answers": [[""]]}, r"row 0: no answer;.*fidelity"),
+        ({"answers": [3]}, r"row 0: 'answers' holds no answers"),
+        ({"image": [{"bytes": None, "path": None}]}, r"row 0: no image; give a table"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, change, message):
@@ -173,7 +173,7 @@ def test_an_image_that_is_none(tmp_path):
         ({}, "trian", "no split 'trian'. Did you mean 'train'"),
         ({"columns": {"question": "qestion"}}, "train", "no column 'qestion'. Did you mean"),
         ({"columns": {"id": "image_id"}}, "train", "id 'img0' is used twice"),
-        ({"scorer": "vqaa"}, "train", r"task\.scorer: unknown value 'vqaa'. Did you mean 'vqa'"),
+        ({"scorer": "vqaa"}, "train", "scorer: unknown value 'vqaa'. Did you mean 'vqa'"),
         ({"config": "nowhere"}, "train", r"task\.dataset: .* cannot be loaded \(ValueError"),
     ],
 )
@@ -192,7 +192,6 @@ def test_too_many_samples(tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (None, r"task\.dataset is missing"),
         ("pandas", "no folder and no hub id"),
         ("./nowhere", "no folder and no hub id"),
     ],
@@ -200,6 +199,11 @@ def test_too_many_samples(tmp_path):
 def test_no_such_data_set(dataset, message):
     with pytest.raises(StudyError, match=message):
         tasks.get("hub-vqa", dataset=dataset)
+
+
+def test_the_data_set_must_be_named():
+    with pytest.raises(StudyError, match="task 'hub-vqa': key 'dataset' is missing"):
+        tasks.get("hub-vqa")
 
 
 def test_without_a_network(monkeypatch):
@@ -272,8 +276,16 @@ def test_an_image_in_two_splits_is_an_error(study):
     [
         ('scorer = "exact"', 'scorer = "exat"', "Did you mean 'exact'"),
         ("{ id =", "{ idd =", r"unknown key 'task\.columns\.idd'. Did you mean 'id'"),
-        ('scorer = "exact"', 'folder = "set"', r"task\.folder is of no use to the task 'hub-vqa'"),
-        ('name = "hub-vqa"', 'name = "nano-scenes"', r"task\.dataset is of no use to the task"),
+        (
+            'scorer = "exact"',
+            'folder = "set"',
+            "task: 'folder' is a key of the task 'jsonl', not",
+        ),
+        (
+            'name = "hub-vqa"',
+            'name = "nano-scenes"',
+            "'dataset' is a key of the task 'hub-vqa', not",
+        ),
     ],
 )
 def test_wrong_keys_of_a_study(study, old, new, message):

@@ -12,7 +12,8 @@ from resprune.errors import ResPruneError
 from tuner import tasks
 from tuner.models import is_local, load_backbone
 from tuner.run import check_model, load_samples
-from tuner.study import StudyConfig
+from tuner.study.budget import count_of
+from tuner.study.schema import StudyConfig
 
 
 def check_study(study: StudyConfig) -> list[str]:
@@ -31,13 +32,12 @@ def check_study(study: StudyConfig) -> list[str]:
         ResPruneError: Something is wrong.
     """
     task = tasks.make(study.task)
-    local_samples, local_model = tasks.is_local(study.task), is_local(study.backbone)
-    if local_samples:
+    if task.local:
         load_samples(study, task)
     left = []
     family = study.backbone.family
     backbone: Backbone | None = None
-    if local_model:
+    if is_local(study.backbone):
         backbone = load_backbone(study.backbone, weights=False)
         check_model(study, backbone)
     else:
@@ -48,8 +48,10 @@ def check_study(study: StudyConfig) -> list[str]:
             except ResPruneError as error:
                 left.append(f"warning: against the usual {family} model: {error}")
         left.append(f"not checked: the model {study.backbone.model}, which is on the hub")
-    if not local_samples:
-        left.append(f"not checked: the data set {study.task.dataset}, which is on the hub")
+    if not task.local:
+        left.append(f"not checked: the data set {task.source}, which is on the hub")
+    if study.task.fit is None:
+        left.append("note: there is no task.fit, so alpha is the same for every prompt")
     return [_verdict(study, backbone), *left]
 
 
@@ -76,14 +78,12 @@ def usual_backbone(family: str) -> Backbone:
 
 
 def _verdict(study: StudyConfig, backbone: Backbone | None) -> str:
-    budgets: list[int | float] = list(study.budgets())
-    if backbone is not None and backbone.visual_tokens is not None:
-        budgets = [
-            max(1, round(b * backbone.visual_tokens)) if isinstance(b, float) else b
-            for b in budgets
-        ]
+    visual_tokens = None if backbone is None else backbone.visual_tokens
+    budgets = study.budgets()
+    if visual_tokens is not None:
+        budgets = tuple(count_of(budget, visual_tokens) for budget in budgets)
     listed = ", ".join(map(str, budgets))
-    if study.varies(None if backbone is None else backbone.visual_tokens):
+    if study.varies(visual_tokens):
         kept = f"budgets {listed} (a ratio is a share of each image's tokens)"
     else:
         kept = f"{listed} tokens"

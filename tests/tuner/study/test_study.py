@@ -96,8 +96,8 @@ def test_folders_are_found_from_the_file(tmp_path, data):
         ("search.alpha", {"low": -1, "high": 2}, "alpha -1 is out of range; give numbers from 0"),
         ("search.alpha", [0, 16.5], r"alpha 16.5 is out of range; give numbers from 0 to 16"),
         ("search.alpha", {"low": 2, "high": 1}, "low 2 is not below high 1"),
-        ("search.alpha", {"lo": 2, "high": 3}, "unknown key 'lo'. Did you mean 'low'"),
-        ("search.budget", [0], r"search.budget: budget 0 is out of range; give a count"),
+        ("search.alpha", {"lo": 2, "high": 3}, "unknown key 'search.alpha.lo'. Did you mean 'low'"),
+        ("search.budget", [0], r"search.budget\[0\]: budget 0 is out of range; give a count"),
         ("search.budget", [-4], "budget -4 is out of range"),
         ("search.budget", [1.5], "budget 1.5 is out of range"),
         ("search.budget", [True], "budget True is out of range"),
@@ -114,12 +114,50 @@ def test_wrong_values_name_the_file_the_value_and_the_fix(data, path, value, mes
     assert str(caught.value).startswith("my.toml: ")
 
 
-def test_adaptive_needs_a_fit_split(data):
+@pytest.mark.parametrize("asked", [{"adaptive": True}, {"budgets": [22]}])
+def test_adaptive_needs_a_fit_split(data, asked):
+    assert study_from_dict(data).alpha.adaptive
     del data["task"]["fit"]
+    data["alpha"] = asked
     with pytest.raises(StudyError, match=r"task\.fit is missing"):
         study_from_dict(data)
-    data["alpha"] = {"adaptive": False}
-    assert list(study_from_dict(data).task.splits()) == ["tune", "report"]
+
+
+@pytest.mark.parametrize("alpha", [None, {}, {"grid": [0.0, 1.0]}, {"adaptive": False}])
+def test_nothing_adaptive_is_asked_for_without_a_fit_split(data, alpha):
+    del data["task"]["fit"]
+    if alpha is not None:
+        data["alpha"] = alpha
+    study = study_from_dict(data)
+    assert not study.alpha.adaptive
+    assert list(study.task.splits()) == ["tune", "report"]
+    assert study_from_dict(tomllib.loads(dump_study(study))) == study
+
+
+def test_a_task_has_its_own_keys_in_a_flat_table(data, tmp_path):
+    (tmp_path / "x").mkdir()
+    data["task"] |= {"name": "jsonl", "folder": "x"}
+    study = study_from_dict(data, base=tmp_path)
+    task = study.model_dump(mode="json")["task"]
+    assert task["folder"] == str(tmp_path / "x")
+    assert task["answer_format"] == "Answer the question using a single word or phrase."
+    assert set(task) == {"name", "metric", "max_new_tokens", "answer_format", "folder", "tune",
+                         "fit", "report"}  # fmt: skip
+    with pytest.raises(StudyError, match=r"unknown key 'task\.foldr'. Did you mean 'folder'"):
+        study_from_dict(changed(data, "task.foldr", "x"))
+    with pytest.raises(StudyError, match=r"unknown key 'task\.metrics'. Did you mean 'metric'"):
+        study_from_dict(changed(data, "task.metrics", "x"))
+    with pytest.raises(StudyError, match="'scorer' is a key of the task 'hub-vqa', not of 'jsonl'"):
+        study_from_dict(changed(data, "task.scorer", "vqa"))
+
+
+def test_another_task_is_another_study(data):
+    study = study_from_dict(data)
+    other = study_from_dict(changed(changed(data, "task.name", "jsonl"), "task.folder", "x"))
+    assert other.changed_since(study) == [
+        "task.name", "task.max_new_tokens", "task.answer_format", "task.folder",
+    ]  # fmt: skip
+    assert study.changed_since(other) == ["task.name", "task.max_new_tokens", "task.answer_format"]
 
 
 @pytest.mark.parametrize(("first", "second", "clash"), [(0, 10, False), (0, 9, True)])
