@@ -33,7 +33,9 @@ class _Listed:
         )
 
     def _array(self, value: list[Any]) -> npt.NDArray[Any]:
-        return np.array(value, dtype=self.dtype)  # a ValueError where rows differ in length
+        if len({len(row) for row in value if isinstance(row, list)}) > 1:
+            raise ValueError("rows have unequal lengths")
+        return np.array(value, dtype=self.dtype)
 
 
 def _plain(value: Any) -> Any:

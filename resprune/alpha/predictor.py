@@ -88,7 +88,10 @@ class PredictorData(StrictModel):
                 f"schema_version {version} is newer than {PREDICTOR_SCHEMA}, the newest that this "
                 "resprune reads; upgrade resprune-tune"
             )
-        if version == 1 and isinstance(grid, list):  # it chose among alphas alone
+        if version == 1:  # it chose among alphas alone
+            numbers = isinstance(grid, list) and all(isinstance(a, int | float) for a in grid)
+            if grid is None or not numbers or grid != sorted(set(grid)):
+                raise ValueError(f"alphas: must be a rising grid, not {shown(grid)}")
             kept = {key: value for key, value in data.items() if key != "alphas"}
             arms = [{"alpha": alpha} for alpha in grid]
             return {**kept, "schema_version": PREDICTOR_SCHEMA, "arms": arms}

@@ -34,7 +34,7 @@ class Linear(StrictModel):
     """
 
     kind: Literal["linear"] = "linear"
-    pairs: Pairs = Field(max_length=2_000)
+    pairs: Annotated[Pairs, Field(max_length=2_000)]
     weights: Matrix
     bias: Vector
 
@@ -75,7 +75,7 @@ class Forest(StrictModel):
     """
 
     kind: Literal["forest"] = "forest"
-    roots: Indices = Field(min_length=1, max_length=1_000)
+    roots: Annotated[Indices, Field(min_length=1, max_length=1_000)]
     feature: Indices
     threshold: Vector
     right: Indices
