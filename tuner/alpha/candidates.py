@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resprune.alpha import Forest, Linear
-from resprune.alpha.regressors import Regressor, expand_pairs
+from resprune.alpha import Forest, Linear, Regressor, expand_pairs
+from resprune.budget import Budget
 
 Floats = npt.NDArray[np.float64]
 Part = Callable[[slice, float], Regressor]
@@ -26,6 +26,7 @@ _TREES = 24
 _DEPTH = 4
 _LEAF_SHARE = 1 / 40
 _MIN_LEAF = 10
+_SURROGATE_SHARE = 0.5
 
 
 def fit_ridge(features: Floats, targets: Floats, seed: int) -> Part:
@@ -53,7 +54,7 @@ def fit_pairs(features: Floats, targets: Floats, seed: int) -> Part:
 
 
 def fit_forest(features: Floats, targets: Floats, seed: int) -> Part:
-    """A small random forest that splits on all alphas and budgets at once."""
+    """A small random forest that splits on all arms and budgets at once."""
     forest = sklearn_forest(len(features), seed)
     forest.fit(features.astype(np.float32), targets)
     return lambda outputs, factor: forest_arrays(forest, outputs, factor)
@@ -61,6 +62,34 @@ def fit_forest(features: Floats, targets: Floats, seed: int) -> Part:
 
 CANDIDATES: dict[str, Fit] = {"ridge": fit_ridge, "pairs": fit_pairs, "forest": fit_forest}
 """From the simplest; ties go to the earlier."""
+
+
+def fit_candidate(
+    name: str,
+    z: Floats,
+    losses: Mapping[Budget, Floats],
+    smooth: Mapping[Budget, Floats],
+    seed: int,
+) -> list[Regressor]:
+    """Fit one candidate to all budgets at once.
+
+    Args:
+        name: Key of `CANDIDATES`.
+        z: (N, F') standardised features.
+        losses: By budget, (N, A).
+        smooth: By budget, (N, A) surrogate; or empty.
+        seed: Draws trees.
+
+    Returns:
+        Its regressor for each budget, of each arm's deviation from its mean loss.
+    """
+    blocks = [_target(loss, smooth.get(b)) for b, loss in losses.items()]
+    # one budget's larger losses must not drown the others' in the choice of splits and pairs
+    sizes = [max(float(np.std(block)), 1e-9) for block in blocks]
+    targets = np.hstack([block / size for block, size in zip(blocks, sizes, strict=True)])
+    part = CANDIDATES[name](z, targets, seed)
+    width = blocks[0].shape[1]
+    return [part(slice(i * width, (i + 1) * width), size) for i, size in enumerate(sizes)]
 
 
 def sklearn_forest(samples: int, seed: int) -> Any:
@@ -90,16 +119,16 @@ def forest_arrays(forest: Any, outputs: slice, factor: float = 1.0) -> Forest:
             raise AssertionError("scikit-learn no longer grows trees in pre-order")
         roots.append(size)
         feature.append(np.where(inner, tree.feature, -1))
-        threshold.append(np.where(inner, tree.threshold, 0.0))
-        right.append(np.where(inner, tree.children_right + size, 0))
+        threshold.append(tree.threshold[inner])
+        right.append(tree.children_right[inner] + size)
         values.append(tree.value[~inner, outputs, 0])
         size += tree.node_count
     return Forest(
-        np.array(roots, dtype=np.int64),
-        np.concatenate(feature).astype(np.int64),
-        np.concatenate(threshold),
-        np.concatenate(right).astype(np.int64),
-        _significant(np.concatenate(values) * factor),
+        roots=np.array(roots, dtype=np.int64),
+        feature=np.concatenate(feature).astype(np.int64),
+        threshold=np.concatenate(threshold),
+        right=np.concatenate(right).astype(np.int64),
+        values=_significant(np.concatenate(values) * factor),
     )
 
 
@@ -110,9 +139,31 @@ def _ridge(features: Floats, targets: Floats, pairs: npt.NDArray[np.int64]) -> P
     weights = np.atleast_2d(model.coef_).T
     bias = np.atleast_1d(model.intercept_)
     return lambda outputs, factor: Linear(
-        pairs, weights[:, outputs] * factor, bias[outputs] * factor
+        pairs=pairs, weights=weights[:, outputs] * factor, bias=bias[outputs] * factor
     )
 
 
 def _significant(values: Floats) -> Floats:
     return np.array([float(f"{v:.6g}") for v in values.ravel()]).reshape(values.shape)
+
+
+def _target(loss: Floats, smooth: Floats | None) -> Floats:
+    """Each arm's loss against the sample's own mean, minus the same over the split.
+
+    How hard a sample is at every arm says nothing about the choice and is taken out.
+    """
+    target = _contrast(loss)
+    if smooth is None:
+        return target
+    other = _contrast(smooth)
+    # least squares puts the surrogate into units of the loss; one that runs against it is no help
+    scale = float(np.sum(target * other) / max(float(np.sum(other**2)), 1e-12))
+    if scale <= 0.0:
+        return target
+    return (1 - _SURROGATE_SHARE) * target + _SURROGATE_SHARE * scale * other
+
+
+def _contrast(loss: Floats) -> Floats:
+    within = loss - loss.mean(axis=1, keepdims=True)
+    contrast: Floats = within - within.mean(axis=0)
+    return contrast
