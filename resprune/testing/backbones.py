@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 import resprune
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.backbones import Backbone, for_model
 from resprune.config import PruningConfig
 
