@@ -13,19 +13,28 @@ from resprune.version import __version__
 
 if TYPE_CHECKING:
     from resprune import backbones, methods
-    from resprune.attachment import Attachment, attach
+    from resprune.attaching.attachment import Attachment, attach
+    from resprune.budget import Count, Energy, Ratio
     from resprune.config import PruningConfig
     from resprune.errors import ResPruneError
     from resprune.nouns import NounExtractor
+    from resprune.plan import Plan
     from resprune.relevance import relevance_scores
+    from resprune.setting import Adaptive, Setting
     from resprune.subspace import greedy_order, greedy_order_batch
 
 _HOME = {
-    "Attachment": "resprune.attachment",
+    "Adaptive": "resprune.setting",
+    "Attachment": "resprune.attaching.attachment",
+    "Count": "resprune.budget",
+    "Energy": "resprune.budget",
     "NounExtractor": "resprune.nouns",
+    "Plan": "resprune.plan",
     "PruningConfig": "resprune.config",
+    "Ratio": "resprune.budget",
     "ResPruneError": "resprune.errors",
-    "attach": "resprune.attachment",
+    "Setting": "resprune.setting",
+    "attach": "resprune.attaching.attachment",
     "greedy_order": "resprune.subspace",
     "greedy_order_batch": "resprune.subspace",
     "relevance_scores": "resprune.relevance",
@@ -33,10 +42,16 @@ _HOME = {
 _MODULES = ("backbones", "methods")
 
 __all__ = [
+    "Adaptive",
     "Attachment",
+    "Count",
+    "Energy",
     "NounExtractor",
+    "Plan",
     "PruningConfig",
+    "Ratio",
     "ResPruneError",
+    "Setting",
     "__version__",
     "attach",
     "backbones",

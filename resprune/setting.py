@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 from resprune import methods
 from resprune.alpha import PREDICTOR_FILE
 from resprune.budget import Budget, BudgetLike, Ratio, read_budget
-from resprune.errors import ConfigError
+from resprune.errors import ConfigError, near_names
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
 
@@ -36,12 +36,18 @@ class Setting(StrictModel):
         """Read the options as the method's own."""
         if not isinstance(data, Mapping) or not isinstance(data.get("method"), str):
             return data
-        own = methods.get(data["method"]).options
+        name = data["method"]
+        if name not in methods.names():
+            raise ValueError(
+                f"method: unknown method {name[:80]!r}. {near_names(name, methods.names())} If "
+                "another package gives it (entry-point group resprune.methods), install that "
+                "package"
+            )
+        own = methods.get(name).options
         given = data.get("options", {})
         if isinstance(given, Options) and not isinstance(given, own):
             raise ValueError(
-                f"options are {type(given).__name__}; the method {data['method']!r} takes "
-                f"{own.__name__}"
+                f"options are {type(given).__name__}; the method {name!r} takes {own.__name__}"
             )
         if not isinstance(given, Options):
             given = read_options(own, given)
@@ -85,7 +91,7 @@ class Setting(StrictModel):
         Raises:
             ConfigError: An unknown method or option, or a value out of range.
         """
-        own = with_values(methods.get(method).options(), options)
+        own = _with(method, methods.get(method).options(), options)
         return cls._checked(method=method, options=own, budget=budget, positions=positions)
 
     @classmethod
@@ -104,7 +110,7 @@ class Setting(StrictModel):
         Raises:
             ConfigError: An option that the method does not have, or a value out of range.
         """
-        options = with_values(self.options, values)
+        options = _with(self.method, self.options, values)
         return self.model_copy(update={"options": options})
 
     def at(self, budget: BudgetLike) -> Setting:
@@ -118,6 +124,16 @@ class Setting(StrictModel):
     def option(self, name: str) -> Any:
         """Return the value of a searchable option; None where the method has none of that name."""
         return value_of(self.options, name) if name in searchable(type(self.options)) else None
+
+
+def _with(method: str, options: Options, values: Mapping[str, Any]) -> Options:
+    """Replace options of a method, which refuses those of others by name."""
+    own = {*type(options).model_fields, *searchable(type(options))}
+    for name in values:
+        if name not in own:
+            near = near_names(str(name), own) if own else "It has none."
+            raise ConfigError(f"method {method!r} has no option {name!r}. {near}")
+    return with_values(options, dict(values))
 
 
 class Adaptive(StrictModel):

@@ -51,12 +51,6 @@ def explain(error: ValidationError, cls: type[BaseModel]) -> str:
     return f"{text} (and {more} more)" if more else text
 
 
-def extra_keys(error: ValidationError) -> list[tuple[int | str, ...]]:
-    """Return the places of the unknown keys that an error is about."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [problem["loc"] for problem in found if problem["type"] == "extra_forbidden"]
-
-
 def without(data: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
     """Return a copy of plain data with the keys at the given places left out."""
     here = {place[0] for place in places if len(place) == 1}

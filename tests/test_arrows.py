@@ -16,10 +16,18 @@ FORBIDDEN = {
     "resprune/subspace": ("transformers", "resprune.backbones", "resprune.methods"),
     "resprune/relevance.py": ("transformers", "resprune.backbones", "resprune.methods"),
     "resprune/seeds.py": ("transformers", "resprune.backbones", "resprune.methods"),
-    "resprune/backbones": ("resprune.methods", "resprune.attachment", "resprune.selection"),
-    "resprune/prepare.py": ("resprune.methods", "resprune.backbones", "resprune.selection"),
-    "resprune/prepare_mrope.py": ("resprune.methods", "resprune.selection"),
-    "resprune/methods": ("transformers", "resprune.backbones", "resprune.attachment"),
+    "resprune/backbones": ("resprune.methods", "resprune.attaching", "resprune.plan"),
+    "resprune/prepare.py": ("resprune.methods", "resprune.backbones", "resprune.plan"),
+    "resprune/prepare_mrope.py": ("resprune.methods", "resprune.plan"),
+    "resprune/methods": (
+        "transformers",
+        "resprune.backbones",
+        "resprune.attaching",
+        "resprune.plan",
+        "resprune.setting",
+    ),
+    "resprune/setting.py": ("transformers", "resprune.backbones", "resprune.plan"),
+    "resprune/plan.py": ("transformers", "resprune.config", "resprune.attaching"),
     "studies": ("tuner", "optuna"),
     "tuner/tasks": ("tuner.study", "tuner.run", "optuna"),
     "tuner/study/schema.py": ("tuner.study.file", "tuner.study.check", "tuner.run"),
@@ -152,7 +160,7 @@ def test_importing_resprune_changes_nothing_in_transformers() -> None:
 import transformers
 from transformers import GenerationMixin, LlavaForConditionalGeneration as M
 before = {k: v for c in (M, GenerationMixin) for k, v in vars(c).items()}
-import resprune, resprune.attachment, resprune.backbones, resprune.methods
+import resprune, resprune.attaching.attachment, resprune.backbones, resprune.methods
 after = {k: v for c in (M, GenerationMixin) for k, v in vars(c).items()}
 print(before.keys() == after.keys() and all(before[k] is after[k] for k in before))
 """

@@ -6,34 +6,41 @@ from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resprune import Setting
 from resprune import config as module
-from resprune.alpha import FEATURE_NAMES
-from resprune.config import (
-    ALPHA_MAX,
-    CONFIG_FILE,
-    PAPER_DEFAULTS,
-    SCHEMA_VERSION,
-    PruningConfig,
-)
-from resprune.errors import ConfigError
-from resprune.files import MAX_FILE_BYTES
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.budget import Count, Energy, Ratio
+from resprune.config import CONFIG_FILE, SCHEMA_VERSION, PruningConfig
+from resprune.errors import ConfigError, ResPruneError
+from resprune.files import MAX_FILE_BYTES, read_json
+from resprune.options import ALPHA_MAX
+from resprune.setting import PAPER_DEFAULTS, PREDICTOR_FILE, Adaptive
+
+SCHEMA1 = Path(__file__).parent / "schema1"  # written by the library before schema version 2
+
+
+def row(budget, **options):
+    return {"method": "resprune", "options": options, "budget": budget}
+
 
 GOOD = {
-    "schema_version": 1,
+    "schema_version": 2,
     "library_version": "0.1.0",
     "backbone": {"family": "llava", "id": "nano-llava", "width": 128, "visual_tokens": 196},
-    "budgets": [
-        {"budget": 11, "alpha": 0.25, "seed_strategy": "cls_attention"},
-        {"budget": 6, "alpha": 1, "seed_strategy": "l2_norm"},
-        {"budget": 0.5, "alpha": 0.0},
-    ],
-    "default_budget": 11,
     "nouns": {"pipeline": "resprune_en_nouns", "version": "0.1.0", "stop_nouns": ["image"]},
+    "default": {"count": 11},
+    "table": [
+        row({"count": 11}, alpha=0.25, seed_strategy="cls_attention"),
+        {**row({"count": 6}, alpha=1, relevance={"pooling": "mean"}), "positions": "compact"},
+        {"method": "divprune", "budget": {"ratio": 0.5}},
+    ],
 }
+LISTED = "11, 6, 0.5"
 
 
 def write(folder, data, name=CONFIG_FILE):
@@ -62,10 +69,51 @@ def test_a_good_file_reads_and_writes_back_the_same(tmp_path):
     again = PruningConfig.from_pretrained(tmp_path / "b")
     assert again == config
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [CONFIG_FILE]
-    assert config.entry().budget == 11
-    assert config.entry(6).alpha == 1.0
-    assert isinstance(config.entry(6).alpha, float)
-    assert config.entry(0.5).seed_strategy == "l2_norm"
+    assert config.policy().budget == Count(count=11)
+    assert config.policy(6).option("alpha") == 1.0
+    assert isinstance(config.policy(6).option("alpha"), float)
+    assert (config.policy(6).option("pooling"), config.policy(6).positions) == ("mean", "compact")
+    assert config.policy(11).option("pooling") == "max"
+
+
+def test_a_written_file_says_everything(tmp_path):
+    """Defaults stand in the file, so that they stay when a later library changes them."""
+    PruningConfig.from_dict(GOOD).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / CONFIG_FILE).read_text()) == {
+        **GOOD,
+        "library_version": module.__version__,
+        "backbone": {**GOOD["backbone"], "revision": None},
+        "nouns": {**GOOD["nouns"], "compounds": False},
+        "untested": False,
+        "table": [
+            {
+                "method": "resprune",
+                "options": {
+                    "alpha": 0.25,
+                    "seed_strategy": "cls_attention",
+                    "relevance": {"pooling": "max", "normalization": "minmax", "eps": 0.01},
+                },
+                "budget": {"count": 11},
+                "positions": "keep",
+            },
+            {
+                "method": "resprune",
+                "options": {
+                    "alpha": 1.0,
+                    "seed_strategy": "l2_norm",
+                    "relevance": {"pooling": "mean", "normalization": "minmax", "eps": 0.01},
+                },
+                "budget": {"count": 6},
+                "positions": "compact",
+            },
+            {
+                "method": "divprune",
+                "options": {},
+                "budget": {"ratio": 0.5},
+                "positions": "keep",
+            },
+        ],
+    }
 
 
 budgets = st.integers(1, 5000) | st.floats(0, 1, exclude_min=True)
@@ -76,22 +124,61 @@ def test_json_keeps_counts_counts_and_ratios_ratios(budget, alpha):
     config = PruningConfig.single(budget, alpha=alpha)
     again = PruningConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
-    assert type(again.entry().budget) is type(budget)
-    assert again.entry(budget).alpha == alpha
+    kind = Count(count=budget) if isinstance(budget, int) else Ratio(ratio=budget)
+    assert again.default == kind
+    assert again.policy(budget).option("alpha") == alpha
+
+
+def test_a_tool_that_turns_1_point_0_into_1_changes_no_ratio():
+    text = json.dumps(PruningConfig.single(1.0).to_dict()).replace("1.0}", "1}")
+    assert '"ratio": 1}' in text
+    assert PruningConfig.from_dict(json.loads(text)).default == Ratio(ratio=1.0)
 
 
 def test_a_count_of_1_and_a_ratio_of_1_are_two_budgets():
-    rows = [{"budget": 1, "alpha": 0.5}, {"budget": 1.0, "alpha": 2.0}]
-    config = PruningConfig.from_dict({"budgets": rows, "default_budget": 1.0})
+    rows = [row(1, alpha=0.5), row(1.0, alpha=2.0)]
+    config = PruningConfig.from_dict({"table": rows, "default": 1.0})
     config = PruningConfig.from_dict(json.loads(json.dumps(config.to_dict())))
-    assert config.entry(1).alpha == 0.5
-    assert config.entry(1.0).alpha == 2.0
-    assert config.entry().alpha == 2.0
+    assert config.policy(1).option("alpha") == 0.5
+    assert config.policy(1.0).option("alpha") == 2.0
+    assert config.policy().option("alpha") == 2.0
+
+
+def test_an_energy_budget_is_a_row_like_any_other():
+    budget = {"energy": 0.05, "most": 98, "least": 4}
+    config = PruningConfig.from_dict({**GOOD, "table": [*GOOD["table"], row(budget)]})
+    again = PruningConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    for asked in (Energy(**budget), budget):
+        assert again.policy(asked).budget == Energy(**budget)
+    with pytest.raises(ConfigError, match=rf"lists {LISTED}, energy 0\.05 \(4 to 98\)"):
+        again.policy(98)
 
 
 def test_a_budget_counted_by_numpy_is_found():
-    numpy = pytest.importorskip("numpy")
-    assert PruningConfig.single(11).entry(numpy.int64(11)).budget == 11
+    assert PruningConfig.single(11).policy(np.int64(11)).budget == Count(count=11)
+
+
+def test_single_takes_the_methods_own_options():
+    config = PruningConfig.single(
+        7, alpha=2, pooling="mean", positions="compact", nouns={"compounds": True}, untested=True
+    )
+    assert config.table == (
+        Setting.of("resprune", 7, alpha=2.0, pooling="mean", positions="compact"),
+    )
+    assert config.nouns.compounds
+    assert config.untested
+    assert PruningConfig.single(7, method="divprune").policy().method == "divprune"
+    for options, message in (
+        ({"alfa": 1}, "'resprune' has no option 'alfa'. Did you mean 'alpha'?"),
+        ({"method": "divprune", "alpha": 1}, "'divprune' has no option 'alpha'"),
+        ({"alpha": 17}, "alpha"),
+        ({"method": "resprun"}, "unknown method 'resprun'"),
+        ({"positions": "kept"}, "positions: unknown value 'kept'. Did you mean 'keep'?"),
+        ({"backbone": {"famly": "llava"}}, "backbone"),
+    ):
+        with pytest.raises(ResPruneError) as caught:
+            PruningConfig.single(7, **options)
+        assert message in str(caught.value)
 
 
 def test_the_file_says_which_library_wrote_it(tmp_path):
@@ -106,60 +193,89 @@ def test_the_papers_defaults_by_family():
     assert PAPER_DEFAULTS["llava"] == (0.75, "cls_attention")
     assert PAPER_DEFAULTS["qwen2_5_vl"] == (0.3, "l2_norm")
     known = PruningConfig.paper_default("llava", 64)
-    assert (known.entry().alpha, known.untested) == (0.75, False)
+    assert (known.policy().option("alpha"), known.untested) == (0.75, False)
+    assert known.policy().option("seed_strategy") == "cls_attention"
     other = PruningConfig.paper_default("somebody_elses", 0.25)
-    assert (other.entry().alpha, other.entry().seed_strategy) == (0.5, "l2_norm")
+    assert other.policy() == Setting.of("resprune", 0.25, alpha=0.5, seed_strategy="l2_norm")
     assert other.untested
+    changed_ = PruningConfig.paper_default("llava", 64, alpha=1.0, positions="compact")
+    assert changed_.policy().option("alpha") == 1.0
+    assert changed_.policy().option("seed_strategy") == "cls_attention"
+    assert changed_.policy().positions == "compact"
 
 
 # -- wrong values ------------------------------------------------------------------------
 
+OPTIONS = ("table", 0, "options")
 WRONG = {
     # path, value, what the message must name
-    "alpha below": (("budgets", 0, "alpha"), -0.1, ["budgets[0].alpha", "-0.1", "0 to 16"]),
-    "alpha above": (("budgets", 1, "alpha"), 16.5, ["budgets[1].alpha", "16.5", "0 to 16"]),
-    "alpha a word": (("budgets", 0, "alpha"), "adaptve", ["'adaptve'", "'adaptive'"]),
-    "alpha quoted": (("budgets", 0, "alpha"), "0.5", ["budgets[0].alpha", "'0.5'"]),
-    "alpha a bool": (("budgets", 0, "alpha"), True, ["budgets[0].alpha", "True"]),
-    "alpha null": (("budgets", 0, "alpha"), None, ["budgets[0].alpha", "None"]),
-    "alpha inf": (("budgets", 0, "alpha"), float("inf"), ["budgets[0].alpha", "inf"]),
-    "alpha nan": (("budgets", 0, "alpha"), float("nan"), ["budgets[0].alpha", "nan"]),
-    "budget 0": (("budgets", 0, "budget"), 0, ["budgets[0].budget", "0", "1 or more"]),
-    "budget negative": (("budgets", 0, "budget"), -3, ["budgets[0].budget", "-3"]),
-    "budget 0.0": (("budgets", 0, "budget"), 0.0, ["budgets[0].budget", "0.0", "over 0"]),
-    "budget 1.5": (("budgets", 0, "budget"), 1.5, ["budgets[0].budget", "1.5", "up to 1.0"]),
-    "budget a bool": (("budgets", 0, "budget"), True, ["budgets[0].budget", "True"]),
-    "budget quoted": (("budgets", 0, "budget"), "11", ["budgets[0].budget", "'11'"]),
-    "budget nan": (("budgets", 0, "budget"), float("nan"), ["budgets[0].budget", "nan"]),
-    "budget over T": (("budgets", 1, "budget"), 197, ["197", "196"]),
-    "budget twice": (("budgets", 0, "budget"), 6, ["twice", "6, 6, 0.5"]),
-    "default bool": (("default_budget",), True, ["default_budget", "True"]),
-    "default elsewhere": (("default_budget",), 12, ["default_budget 12", "11, 6, 0.5"]),
-    "no rows": (("budgets",), [], ["budgets", "at least 1"]),
-    "rows a dict": (("budgets",), {"11": 0.5}, ["budgets", "{'11': 0.5}"]),
-    "row a number": (("budgets", 0), 11, ["budgets[0]", "11"]),
-    "seed strategy": (
-        ("budgets", 0, "seed_strategy"),
-        "cls_atention",
-        ["budgets[0].seed_strategy", "'cls_atention'", "mean 'cls_attention'", "l2_norm"],
+    "alpha below": ((*OPTIONS, "alpha"), -0.1, ["table[0]", "alpha", "-0.1", "equal to 0"]),
+    "alpha above": (("table", 1, "options", "alpha"), 16.5, ["table[1]", "alpha", "16.5", "16,"]),
+    "alpha a word": ((*OPTIONS, "alpha"), "adaptive", ["table[0]", "alpha", "'adaptive'"]),
+    "alpha quoted": ((*OPTIONS, "alpha"), "0.5", ["table[0]", "alpha", "'0.5'"]),
+    "alpha a bool": ((*OPTIONS, "alpha"), True, ["table[0]", "alpha", "True"]),
+    "alpha null": ((*OPTIONS, "alpha"), None, ["table[0]", "alpha", "None"]),
+    "alpha inf": ((*OPTIONS, "alpha"), float("inf"), ["table[0]", "alpha", "inf"]),
+    "alpha nan": ((*OPTIONS, "alpha"), float("nan"), ["table[0]", "alpha", "nan"]),
+    "budget 0": (("table", 0, "budget"), 0, ["table[0]: budget", "0", "1 or more"]),
+    "count 0": (("table", 0, "budget"), {"count": 0}, ["table[0]: budget", "count", "0"]),
+    "budget negative": (("table", 0, "budget"), -3, ["table[0]: budget", "-3"]),
+    "budget 0.0": (("table", 0, "budget"), 0.0, ["table[0]: budget", "0.0", "over 0"]),
+    "budget 1.5": (("table", 0, "budget"), 1.5, ["table[0]: budget", "1.5", "up to 1.0"]),
+    "ratio 1.5": (("table", 0, "budget"), {"ratio": 1.5}, ["budget: ratio", "1.5", "equal to 1"]),
+    "budget a bool": (("table", 0, "budget"), True, ["table[0]: budget", "True"]),
+    "budget quoted": (("table", 0, "budget"), "11", ["table[0]: budget", "'11'"]),
+    "budget nan": (("table", 0, "budget"), float("nan"), ["table[0]: budget", "nan"]),
+    "budget kind": (("table", 0, "budget"), {"cont": 3}, ["'cont'", "mean 'count'"]),
+    "energy 1": (("table", 0, "budget"), {"energy": 1.0, "most": 9}, ["energy", "less than 1"]),
+    "no most": (("table", 0, "budget"), {"energy": 0.1}, ["'most' is missing"]),
+    "least over most": (
+        ("table", 0, "budget"),
+        {"energy": 0.1, "most": 3, "least": 4},
+        ["least 4 is over most 3"],
     ),
-    "pooling": (("pooling",), "maximum", ["pooling", "'maximum'", "mean, pooled"]),
-    "normalization": (("normalization",), 3, ["normalization", "3", "minmax"]),
-    "positions": (("positions",), "kept", ["positions", "mean 'keep'"]),
-    "method": (("method",), "resprun", ["method", "'resprun'", "mean 'resprune'"]),
-    "method number": (("method",), 7, ["method", "string", "7"]),
-    "eps zero": (("eps",), 0.0, ["eps", "greater than 0", "0.0"]),
-    "eps quoted": (("eps",), "0.01", ["eps", "number", "'0.01'"]),
+    "budget over T": (("table", 1, "budget"), 197, ["197", "196"]),
+    "budget twice": (("table", 0, "budget"), 6, ["twice", "6, 6, 0.5"]),
+    "default bool": (("default",), True, ["default", "True"]),
+    "default elsewhere": (("default",), 12, ["default 12", LISTED]),
+    "no rows": (("table",), [], ["table", "at least 1"]),
+    "rows a dict": (("table",), {"11": 0.5}, ["table", "{'11': 0.5}"]),
+    "row a number": (("table", 0), 11, ["table[0]", "11"]),
+    "no method": (("table", 0), {"budget": 3}, ["table[0]: key 'method' is missing"]),
+    "no budget": (("table", 0), {"method": "resprune"}, ["table[0]: key 'budget' is missing"]),
+    "seed strategy": (
+        (*OPTIONS, "seed_strategy"),
+        "cls_atention",
+        ["table[0]", "seed_strategy", "'cls_atention'", "mean 'cls_attention'", "l2_norm"],
+    ),
+    "pooling": ((*OPTIONS, "relevance"), {"pooling": "maximum"}, ["'maximum'", "mean, pooled"]),
+    "normalization": ((*OPTIONS, "relevance"), {"normalization": 3}, ["3", "minmax"]),
+    "eps zero": ((*OPTIONS, "relevance"), {"eps": 0.0}, ["relevance.eps", "greater than 0"]),
+    "eps quoted": ((*OPTIONS, "relevance"), {"eps": "0.01"}, ["eps", "number", "'0.01'"]),
+    "positions": (("table", 0, "positions"), "kept", ["table[0]: positions", "mean 'keep'"]),
+    "method": (
+        ("table", 0, "method"),
+        "resprun",
+        ["table[0]: method", "'resprun'", "mean 'resprune'", "resprune.methods", "install"],
+    ),
+    "method number": (("table", 0, "method"), 7, ["method", "string", "7"]),
+    "another's option": (
+        ("table", 2, "options"),
+        {"alpha": 0.5},
+        ["table[2]: options", "unknown key 'alpha'"],
+    ),
     "width quoted": (("backbone", "width"), "128", ["backbone.width", "'128'"]),
     "width bool": (("backbone", "width"), True, ["backbone.width", "True"]),
     "no family": (("backbone",), {"id": "x"}, ["backbone.family", "missing"]),
     "compounds": (("nouns", "compounds"), "yes", ["nouns.compounds", "'yes'"]),
     "stop nouns": (("nouns", "stop_nouns"), "image", ["nouns.stop_nouns", "'image'"]),
-    "schema newer": (("schema_version",), SCHEMA_VERSION + 1, ["schema_version 2", "upgrade"]),
+    "schema newer": (("schema_version",), SCHEMA_VERSION + 1, ["schema_version 3", "upgrade"]),
     "schema zero": (("schema_version",), 0, ["schema_version", "0"]),
     "schema quoted": (("schema_version",), "1", ["schema_version", "'1'"]),
-    "unknown key": (("pooing",), "max", ["unknown key 'pooing'", "mean 'pooling'"]),
-    "unknown in a row": (("budgets", 0, "alfa"), 1, ["'budgets[0].alfa'", "mean 'alpha'"]),
+    "unknown key": (("defalt",), 11, ["unknown key 'defalt'", "mean 'default'"]),
+    "of schema 1": (("pooling",), "max", ["unknown key 'pooling'"]),
+    "unknown in a row": (("table", 0, "positons"), 1, ["table[0]", "mean 'positions'"]),
+    "unknown option": ((*OPTIONS, "alfa"), 1, ["table[0]: options", "'alfa'", "mean 'alpha'"]),
     "unknown in nouns": (("nouns", "pipelin"), "x", ["'nouns.pipelin'", "mean 'pipeline'"]),
     "unknown in backbone": (("backbone", "famly"), "x", ["'backbone.famly'", "mean 'family'"]),
 }
@@ -180,11 +296,11 @@ def test_a_wrong_value_is_refused_by_place_and_value(case):
 
 def test_a_long_wrong_value_is_cut_short():
     with pytest.raises(ConfigError) as caught:
-        PruningConfig.from_dict(changed(("pooling",), "x" * 10_000))
+        PruningConfig.from_dict(changed((*OPTIONS, "seed_strategy"), "x" * 10_000))
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("missing", ["budgets", "default_budget"])
+@pytest.mark.parametrize("missing", ["table", "default"])
 def test_a_missing_key_is_named(missing):
     data = {key: GOOD[key] for key in GOOD if key != missing}
     with pytest.raises(ConfigError, match=f"'{missing}' is missing"):
@@ -200,13 +316,13 @@ def test_what_is_not_an_object_is_refused(data):
 @pytest.mark.parametrize("budget", [12, 11.0, True, 0, "11", object()])
 def test_a_budget_outside_the_table_lists_its_entries(budget):
     with pytest.raises(ConfigError, match=r"lists 11, 6, 0\.5"):
-        PruningConfig.from_dict(GOOD).entry(budget)
+        PruningConfig.from_dict(GOOD).policy(budget)
 
 
 def test_a_config_does_not_change():
     config = PruningConfig.from_dict(GOOD)
     with pytest.raises(ValueError, match="frozen"):
-        config.eps = 0.5
+        config.untested = True
 
 
 # -- other versions ----------------------------------------------------------------------
@@ -217,23 +333,55 @@ def newer(data):
 
 
 def test_unknown_keys_of_a_newer_library_warn_wherever_they_are():
-    data = newer(changed(("budgets", 0, "warmth"), 3))
+    data = newer(changed((*OPTIONS, "warmth"), 3))
     data["colour"] = {"a": 1}
     data["nouns"]["accent"] = "x"
+    data["default"]["spare"] = 2
+    data["table"][0]["budget"]["spare"] = 2
+    data["table"][1]["options"]["relevance"]["taste"] = 2
+    data["table"][2]["layers"] = [3]
+    arm = {**row({"count": 7}, alpha=1.0), "layers": [3]}
+    arms = [arm, {**arm, "options": {"alpha": 2.0, "warmth": 3}}]
+    data["table"].append({"arms": arms, "fallback": 0, "mood": 1})
+    predictor = AlphaPredictor.from_dict(
+        {**predictor_data(7), "alphas": [1.0, 2.0]}, where="predictor"
+    )
+    before = deepcopy(data)
     with pytest.warns(UserWarning, match="newer") as caught:
-        config = PruningConfig.from_dict(data, where="there")
+        config = PruningConfig.from_dict(data, predictor=predictor, where="there")
     (warning,) = caught
-    for name in ("there", "99.0.0", "colour", "budgets[0].warmth", "nouns.accent"):
-        assert name in str(warning.message)
-    assert config.budgets == PruningConfig.from_dict(GOOD).budgets
-    assert data["colour"] == {"a": 1}  # the caller's data is left alone
+    assert warning.filename == __file__
+    said = str(warning.message)
+    assert said.startswith("there: written by resprune 99.0.0, newer than")
+    assert set(said.partition("unknown keys ")[2].split(", ")) == {
+        "colour",
+        "nouns.accent",
+        "default.spare",
+        "table[0].options.warmth",
+        "table[0].budget.spare",
+        "table[1].options.relevance.taste",
+        "table[2].layers",
+        "table[3].arms[0].layers",
+        "table[3].arms[1].layers",
+        "table[3].arms[1].options.warmth",
+        "table[3].mood",
+    }
+    assert config.table[:3] == PruningConfig.from_dict(GOOD).table
+    assert isinstance(config.table[3], Adaptive)
+    assert data == before  # the caller's data is left alone
 
 
 @pytest.mark.filterwarnings("ignore:.*newer")
 def test_a_wrong_value_of_a_newer_library_is_still_an_error():
-    data = newer(changed(("pooling",), "softmax"))
+    data = newer(changed((*OPTIONS, "seed_strategy"), "softmax"))
     data["colour"] = 1
-    with pytest.raises(ConfigError, match=r"pooling.*softmax.*99\.0\.0"):
+    with pytest.raises(ConfigError, match=r"seed_strategy.*softmax.*99\.0\.0"):
+        PruningConfig.from_dict(data)
+
+
+def test_a_method_of_a_newer_library_is_an_error_that_says_so():
+    data = newer(changed(("table", 2, "method"), "clairvoyant"))
+    with pytest.raises(ConfigError, match=r"table\[2\].*'clairvoyant'.*written by resprune 99"):
         PruningConfig.from_dict(data)
 
 
@@ -256,9 +404,9 @@ TORN = json.dumps(GOOD)[:-40]
         ("", "ends too early"),
         ("{}\n{}", "line 2"),
         ("[" * 100_000, "nested too deeply"),
-        (json.dumps(changed(("eps",), float("nan"))), "NaN is not a JSON number"),
-        (json.dumps(changed(("eps",), float("-inf"))), "-Infinity is not a JSON number"),
-        ('{"budgets": [], "budgets": []}', "'budgets' is given twice"),
+        (json.dumps(changed(("default",), float("nan"))), "NaN is not a JSON number"),
+        (json.dumps(changed(("default",), float("-inf"))), "-Infinity is not a JSON number"),
+        ('{"table": [], "table": []}', "'table' is given twice"),
         ('{"schema_version": ' + "9" * 5000 + "}", "digits"),
         ("[1, 2]", "JSON object"),
     ],
@@ -276,7 +424,7 @@ def test_what_is_not_utf8_is_refused_and_a_byte_order_mark_is_not(tmp_path):
     with pytest.raises(ConfigError, match="not UTF-8 text at byte 0"):
         PruningConfig.from_pretrained(tmp_path)
     (tmp_path / CONFIG_FILE).write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
-    assert PruningConfig.from_pretrained(tmp_path).default_budget == 11
+    assert PruningConfig.from_pretrained(tmp_path).default == Count(count=11)
 
 
 def test_a_huge_file_is_not_parsed(tmp_path):
@@ -291,8 +439,8 @@ def test_a_link_to_a_folder_and_links_to_files_are_followed(tmp_path):
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / CONFIG_FILE).symlink_to("../blobs/abc")
     (tmp_path / "link").symlink_to("snapshot")
-    assert PruningConfig.from_pretrained(tmp_path / "link").default_budget == 11
-    assert PruningConfig.from_pretrained(str(tmp_path / "link")).default_budget == 11
+    assert PruningConfig.from_pretrained(tmp_path / "link").default == Count(count=11)
+    assert PruningConfig.from_pretrained(str(tmp_path / "link")).default == Count(count=11)
 
 
 def test_a_dead_link_is_no_config(tmp_path):
@@ -336,21 +484,39 @@ def test_a_path_object_is_never_a_hub_id(tmp_path, monkeypatch):
         PruningConfig.from_pretrained(Path("user/name"))
 
 
-def test_a_hub_id_reads_only_the_config_files(tmp_path, monkeypatch):
-    asked = {}
+@pytest.fixture
+def asked_of_the_hub(tmp_path, monkeypatch):
+    """What is asked of a hub that gives, for each call, the one file that is named."""
+    asked = []
+    there = tmp_path / "there"
+    snapshot = tmp_path / "0123abc"
+    snapshot.mkdir()
 
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(write(tmp_path / "snapshot", GOOD))
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        for file in allow_patterns:
+            (snapshot / file).write_bytes((there / file).read_bytes())
+        return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.chdir(tmp_path)
-    assert PruningConfig.from_pretrained("user/name", revision="abc").default_budget == 11
-    assert asked == {
-        "name": "user/name",
-        "revision": "abc",
-        "allow_patterns": [CONFIG_FILE, module.PREDICTOR_FILE],
-    }
+    return there, asked
+
+
+def test_a_hub_id_reads_only_the_config_file(asked_of_the_hub):
+    there, asked = asked_of_the_hub
+    write(there, GOOD)
+    config = PruningConfig.from_pretrained("user/name", revision="abc")
+    assert config.default == Count(count=11)
+    assert asked == [("user/name", "abc", [CONFIG_FILE])]
+
+
+def test_a_hub_id_reads_the_predictor_of_the_same_commit(asked_of_the_hub):
+    there, asked = asked_of_the_hub
+    write(there, adaptive(predictor="mine.json"))
+    write(there, predictor_data(11), "mine.json")
+    assert PruningConfig.from_pretrained("user/name").predictor is not None
+    assert asked == [("user/name", None, [CONFIG_FILE]), ("user/name", "0123abc", ["mine.json"])]
 
 
 def test_a_hub_that_refuses_is_said_in_one_line(tmp_path, monkeypatch):
@@ -363,7 +529,7 @@ def test_a_hub_that_refuses_is_said_in_one_line(tmp_path, monkeypatch):
         PruningConfig.from_pretrained("user/name")
 
 
-# -- adaptive alpha ----------------------------------------------------------------------
+# -- adaptive policies -------------------------------------------------------------------
 
 
 def predictor_data(*budgets):
@@ -376,38 +542,179 @@ def predictor_data(*budgets):
     return {"schema_version": 1, "features": [FEATURE_NAMES[0]], **numbers, "budgets": rows}
 
 
-def test_adaptive_alpha_brings_its_predictor(tmp_path):
-    write(tmp_path / "a", changed(("budgets", 0, "alpha"), "adaptive"))
-    write(tmp_path / "a", predictor_data(11), module.PREDICTOR_FILE)
+def adaptive(alphas=(0.0, 0.5), **fields):
+    """Return GOOD with an adaptive policy at budget 11."""
+    arms = [row({"count": 11}, alpha=alpha) for alpha in alphas]
+    return changed(("table", 0), {"arms": arms, "fallback": 1, **fields})
+
+
+def test_an_adaptive_policy_brings_its_predictor(tmp_path):
+    write(tmp_path / "a", adaptive())
+    write(tmp_path / "a", predictor_data(11), PREDICTOR_FILE)
     config = PruningConfig.from_pretrained(tmp_path / "a")
     config.save_pretrained(tmp_path / "b")
     again = PruningConfig.from_pretrained(tmp_path / "b")
     assert again.to_dict() == config.to_dict()
-    assert again.entry().alpha == "adaptive"
+    assert isinstance(again.policy(), Adaptive)
+    assert [arm.option("alpha") for arm in again.policy().arms] == [0.0, 0.5]
     assert again.predictor is not None
-    assert again.predictor.to_dict() == predictor_data(11)
+    assert again.predictor.to_dict() == config.predictor.to_dict()
     PruningConfig.single(11).save_pretrained(tmp_path / "b")
     assert [p.name for p in (tmp_path / "b").iterdir()] == [CONFIG_FILE]
 
 
-def test_adaptive_alpha_without_a_predictor_is_refused(tmp_path):
-    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
-    with pytest.raises(ConfigError, match=r"'adaptive' at budget \[11\].*alpha_predictor\.json"):
+def test_a_predictor_may_have_another_name(tmp_path):
+    write(tmp_path / "a", adaptive(predictor="mine.json"))
+    write(tmp_path / "a", predictor_data(11), "mine.json")
+    PruningConfig.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["mine.json", CONFIG_FILE]
+    assert PruningConfig.from_pretrained(tmp_path / "b").predictor is not None
+
+
+def test_an_adaptive_policy_without_a_predictor_is_refused(tmp_path):
+    write(tmp_path, adaptive())
+    with pytest.raises(ConfigError, match=r"budget 11 is adaptive.*put alpha_predictor\.json"):
         PruningConfig.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"budget 11 is adaptive"):
+        PruningConfig.from_dict(adaptive())
 
 
 def test_a_predictor_for_other_budgets_is_refused(tmp_path):
-    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
-    write(tmp_path, predictor_data(6, 22), module.PREDICTOR_FILE)
+    write(tmp_path, adaptive())
+    write(tmp_path, predictor_data(6, 22), PREDICTOR_FILE)
     with pytest.raises(ConfigError, match=r"11.*6, 22"):
         PruningConfig.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("alphas", [(0.0, 0.75), (0.5, 0.0), (0.0, 0.5, 1.0)])
+def test_a_predictor_of_other_arms_is_refused(tmp_path, alphas):
+    write(tmp_path, adaptive(alphas))
+    write(tmp_path, predictor_data(11), PREDICTOR_FILE)
+    with pytest.raises(ConfigError, match=r"arms at budget 11 are not those of alpha_predictor"):
+        PruningConfig.from_pretrained(tmp_path)
+
+
 def test_a_damaged_predictor_names_its_file(tmp_path):
-    write(tmp_path, changed(("budgets", 0, "alpha"), "adaptive"))
-    write(tmp_path, {**predictor_data(11), "scale": [0.0]}, module.PREDICTOR_FILE)
+    write(tmp_path, adaptive())
+    write(tmp_path, {**predictor_data(11), "scale": [0.0]}, PREDICTOR_FILE)
     with pytest.raises(ConfigError, match=r"alpha_predictor\.json.*scale"):
         PruningConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x.json", "/etc/x.json", "a/b.json", "a\\b.json", "", ".json", "x.pkl", "x.json\n"),
+        *(CONFIG_FILE, "config.json"),
+    ],
+)
+def test_a_predictor_stays_in_its_folder_and_is_no_other_file(tmp_path, name):
+    write(tmp_path / "a", adaptive(predictor=name))
+    write(tmp_path, predictor_data(11), "x.json")
+    with pytest.raises(ConfigError, match="predictor") as caught:
+        PruningConfig.from_pretrained(tmp_path / "a")
+    assert repr(name) in str(caught.value)
+
+
+def test_wrong_arms_are_refused():
+    for change, message in (
+        ({"fallback": 2}, "table[0]: fallback 2 is over the 2 arms"),
+        ({"arms": adaptive()["table"][0]["arms"][:1]}, "table[0]: arms"),
+        ({"arms": [row(11), row(11)]}, "arms lists a setting twice"),
+        ({"arms": [row(11), row(12, alpha=1.0)]}, "arms[1] differs from arms[0]"),
+        ({"arms": [row(11), row(11, alpha=99)]}, "table[0]: arms[1]: options: alpha"),
+        ({"method": "resprune"}, "table[0]: unknown key 'method'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            PruningConfig.from_dict(adaptive(**change))
+        assert message in str(caught.value)
+
+
+def test_one_predictor_a_config():
+    data = adaptive()
+    arms = [row(6, alpha=alpha) for alpha in (0.0, 0.5)]
+    data["table"][1] = {"arms": arms, "fallback": 0, "predictor": "other.json"}
+    with pytest.raises(ConfigError, match=r"several predictors \(alpha_predictor\.json, other"):
+        PruningConfig.from_dict(data)
+
+
+# -- schema version 1 --------------------------------------------------------------------
+
+
+def test_an_export_of_schema_1_loads_as_what_it_meant():
+    config = PruningConfig.from_pretrained(SCHEMA1)
+
+    def setting(budget, alpha, seed_strategy):
+        return Setting.of(
+            "resprune",
+            budget,
+            alpha=alpha,
+            seed_strategy=seed_strategy,
+            pooling="mean",
+            normalization="clip",
+            positions="compact",
+        )
+
+    grid = (0.0, 0.5, 2.0)
+    assert config.table == (
+        setting(98, 0.25, "cls_attention"),
+        Adaptive(arms=[setting(11, alpha, "l2_norm") for alpha in grid], fallback=1),
+        Adaptive(arms=[setting(0.11, alpha, "cls_attention") for alpha in grid], fallback=0),
+    )
+    assert config.default == Count(count=11)
+    assert (config.backbone.id, config.backbone.visual_tokens) == ("nano-llava", 196)
+    assert (config.nouns.pipeline, config.nouns.version) == ("resprune_en_nouns", "1.0.0")
+
+
+def test_an_export_of_schema_1_chooses_the_alphas_it_did(tmp_path):
+    """Those that the library of its day chose for the same features."""
+    PruningConfig.from_pretrained(SCHEMA1).save_pretrained(tmp_path)
+    assert read_json(tmp_path / CONFIG_FILE)["schema_version"] == SCHEMA_VERSION
+    features = np.random.default_rng(0).uniform(0, 6, (5, len(FEATURE_NAMES)))
+    for folder in (SCHEMA1, tmp_path):
+        config = PruningConfig.from_pretrained(folder)
+        for budget, alphas in ((11, [0.0, 0.5, 0.0, 2.0, 2.0]), (0.11, [0.0] * 5)):
+            policy = config.policy(budget)
+            arms = [config.predictor.arm(each, policy.budget) for each in features]
+            assert [policy.arms[arm].option("alpha") for arm in arms] == alphas
+
+
+def schema1(**fields):
+    return {**read_json(SCHEMA1 / CONFIG_FILE), **fields}
+
+
+def test_options_that_a_method_of_schema_1_did_not_read_are_left_out():
+    entries = [{"budget": 11, "alpha": 0.25, "seed_strategy": "cls_attention"}]
+    config = PruningConfig.from_dict(schema1(method="divprune", budgets=entries))
+    assert config.policy() == Setting.of("divprune", 11, positions="compact")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"pooling": "maximum"}, ["pooling: unknown value 'maximum'"]),
+        ({"eps": 0.0}, ["eps", "greater than 0"]),
+        ({"colour": 1}, ["unknown key 'colour'"]),
+        ({"budgets": [{"budget": 11, "alfa": 1}]}, ["budgets[0]"]),
+        ({"budgets": [{"budget": 11, "alpha": 17}]}, ["budgets[0].alpha", "17", "0 to 16"]),
+        ({"budgets": [{"budget": 0, "alpha": 1}]}, ["budgets[0].budget", "0", "1 or more"]),
+        ({"budgets": [{"budget": 11, "alpha": 1}] * 2}, ["twice"]),
+        ({"default_budget": 12}, ["default_budget 12", "98, 11, 0.11"]),
+        ({"method": "resprun"}, ["method", "'resprun'"]),
+        ({"nouns": {"pipelin": "x"}}, ["'nouns.pipelin'"]),
+        ({}, ["budget 11, 0.11 is adaptive", PREDICTOR_FILE]),
+    ],
+)
+def test_a_wrong_value_of_schema_1_is_refused_by_its_own_place(fields, expected):
+    data = schema1(**fields)
+    if fields and "budgets" not in fields:
+        for entry in data["budgets"]:
+            entry["alpha"] = 0.5
+    with pytest.raises(ConfigError) as caught:
+        PruningConfig.from_dict(data, where="x")
+    assert str(caught.value).startswith("x: ")
+    for part in expected:
+        assert part in str(caught.value)
 
 
 # -- writing -----------------------------------------------------------------------------

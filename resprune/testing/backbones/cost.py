@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.testing.backbones.suite import Suite
 from resprune.testing.calls import NEW_TOKENS, greedy
 from resprune.testing.case import Case

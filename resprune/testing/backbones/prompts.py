@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import resprune
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.testing.backbones.suite import Suite
 from resprune.testing.calls import greedy
 from resprune.testing.case import QUESTIONS, Case

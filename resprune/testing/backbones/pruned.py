@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import resprune
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.testing.backbones.suite import Suite
 from resprune.testing.calls import NEW_TOKENS, forward_logits, greedy, new_tokens
 from resprune.testing.case import Case

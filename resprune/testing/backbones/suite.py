@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import resprune
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.testing.case import Case
 
 FULL = 1.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import resprune
-from resprune.attachment import Attachment
+from resprune.attaching.attachment import Attachment
 from resprune.testing.backbones.suite import Suite
 from resprune.testing.calls import forward_logits, greedy
 from resprune.testing.case import Case

@@ -6,11 +6,13 @@ import warnings
 from pathlib import PurePath
 from typing import Any
 
-from resprune.backbones.base import Backbone
+from resprune import methods
+from resprune.backbones import Backbone
 from resprune.config import BackboneRef, NounOptions, PruningConfig
 from resprune.errors import ConfigError
-from resprune.nouns import NounExtractor
-from resprune.selection import needed_signals
+from resprune.nouns import NounExtractor, pipelines
+from resprune.plan import needs_of, signals_of
+from resprune.setting import Adaptive, Setting
 
 
 def check_fit(config: PruningConfig, backbone: Backbone) -> None:
@@ -22,15 +24,31 @@ def check_fit(config: PruningConfig, backbone: Backbone) -> None:
 
     Raises:
         ConfigError: It was made for another family or embedding width.
-        UnsupportedModelError: Its default entry needs a signal that the model does not have.
+        UnsupportedModelError: Its default policy needs a signal that the model does not have.
     """
     if config.backbone is not None:
         _check_reference(config.backbone, backbone)
-    backbone.require_signals(needed_signals(config.entry(), config, backbone.seed_signals))
+    check_policy(config.policy(), backbone)
+
+
+def check_policy(policy: Setting | Adaptive, backbone: Backbone) -> None:
+    """Check that a policy can serve on an attached model.
+
+    Raises:
+        ConfigError: Its method acts on the image, before the vision tower.
+        UnsupportedModelError: It needs a signal that the model does not have.
+    """
+    if methods.get(policy.method).stage == "image":
+        raise ConfigError(
+            f"the method {policy.method!r} changes the image before the processor, which an "
+            "attached model does not see; resize the images yourself, or use a method that "
+            f"chooses tokens ({', '.join(methods.names('tokens'))})"
+        )
+    backbone.require_signals(signals_of(needs_of(policy), backbone.seed_signals))
 
 
 def make_extractor(options: NounOptions) -> NounExtractor:
-    """Make the noun extractor that a config names.
+    """Make the noun extractor that a config names, and load its pipeline.
 
     Args:
         options: The config's noun options.
@@ -51,6 +69,7 @@ def make_extractor(options: NounOptions) -> NounExtractor:
             f"and {extractor.pipeline_version} is installed; install that version, or tune again "
             "and export"
         )
+    pipelines.load(extractor.pipeline_name)
     return extractor
 
 

@@ -11,76 +11,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 import types
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from resprune import backbones
-from resprune.backbones import Backbone, Prepared
-from resprune.config import BudgetEntry, PruningConfig
+from resprune import backbones, methods
+from resprune.attaching.call import Call, CallRecord
+from resprune.attaching.compatible import check_fit, check_policy, make_extractor
+from resprune.attaching.generate import relative_lengths, with_prompt
+from resprune.backbones import Backbone
+from resprune.budget import BudgetLike
+from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
-from resprune.fit import check_fit, make_extractor
-from resprune.generation import relative_lengths, with_prompt
-from resprune.prepare import IGNORED_LABEL, image_rows
-from resprune.selection import (
-    ImageSelection,
-    Prompt,
-    PromptReader,
-    check_alpha,
-    needed_signals,
-    select,
-)
+from resprune.plan import needs_of
+from resprune.prompt import PromptReader
+from resprune.setting import overridden
 
 _MARK = "resprune_attachment"
-_OPTIONS = ("query", "budget", "alpha")
-
-
-@dataclass(frozen=True)
-class CallRecord:
-    """What the last call through an attached model did.
-
-    Attributes:
-        pruned: False when the call passed through (no image in it, or a video).
-        budget: The budget used, a count or a ratio.
-        seed_strategy: The seed strategy used.
-        questions: The question of each row; empty for a row without an image.
-        nouns: The nouns found in it, one list a row.
-        kept_positions: Columns of the original row that were kept, one (n_b,) tensor a row.
-        next_positions: Position id of the token after each row, (B,) on the CPU: for decode loops
-            that pass a cache and their own position ids.
-        rows: The row of each image.
-        kept: Sorted kept indices of each image, (k_i,) on the CPU.
-        order: The same in pick order.
-        visual_tokens: Visual tokens T_i of each image before pruning.
-        grids: Rows and columns of each image's tokens.
-        alphas: The alpha used for each image.
-        timings: Milliseconds by step: ``read_ms``, ``encode_ms``, ``select_ms``, ``prepare_ms``
-            and, after ``generate``, ``generate_ms`` (the language model with its decoding).
-    """
-
-    pruned: bool
-    budget: int | float
-    seed_strategy: str
-    questions: list[str] = field(default_factory=list)
-    nouns: list[list[str]] = field(default_factory=list)
-    kept_positions: list[Tensor] = field(default_factory=list)
-    next_positions: Tensor | None = None
-    rows: list[int] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)
-    order: list[Tensor] = field(default_factory=list)
-    visual_tokens: list[int] = field(default_factory=list)
-    grids: list[tuple[int, int]] = field(default_factory=list)
-    alphas: list[float] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
+_OPTIONS = ("query", "budget", "alpha", "options")
 
 
 class Attachment:
@@ -90,20 +43,27 @@ class Attachment:
         model: The model (a PEFT wrapper's inner one).
         backbone: Its backbone.
         config: The pruning config.
-        reader: Reads and remembers questions.
         last: What the last call did, or None before the first.
     """
 
-    def __init__(self, model: Any, processor: Any, config: PruningConfig, *, seed: int = 0) -> None:
-        if not isinstance(config, PruningConfig):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: PruningConfig | None = None,
+        *,
+        budget: BudgetLike | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not (isinstance(config, PruningConfig) or (config is None and budget is not None)):
             raise ResPruneError(
                 f"config is {type(config).__name__}; pass a PruningConfig, for example "
-                "PruningConfig.from_pretrained(folder)"
+                "PruningConfig.from_pretrained(folder), or a budget alone"
             )
         self.backbone: Backbone = backbones.for_model(model, processor)
         self.model: Any = self.backbone.model
         self._around = _around(model, self.model)
-        self.config = config
+        self.config = _config(config, budget, self.backbone.family)
         self.last: CallRecord | None = None
         self._seed = seed
         self._hooks: list[Any] = []
@@ -112,9 +72,15 @@ class Attachment:
                 f"this {type(self.model).__name__} is attached already; call .detach() on the "
                 "first attachment (or leave its with block) before attaching again"
             )
-        check_fit(config, self.backbone)
-        self.reader = PromptReader(self.backbone, make_extractor(config.nouns))
+        check_fit(self.config, self.backbone)
+        if any("nouns" in needs_of(policy) for policy in self.config.table):
+            _ = self.reader  # loaded here, so that no call waits for it
         self._put_on()
+
+    @functools.cached_property
+    def reader(self) -> PromptReader:
+        """Reads and remembers questions, for policies that read nouns."""
+        return PromptReader(self.backbone, make_extractor(self.config.nouns))
 
     # -- on and off ---------------------------------------------------------------------
 
@@ -192,10 +158,10 @@ class Attachment:
         options = {name: kwargs.pop(name, None) for name in _OPTIONS}
         if inputs is not None and kwargs.get("input_ids") is None:
             inputs, kwargs["input_ids"] = None, inputs
-        pruning = self._start(kwargs, **options)
-        if pruning is None:
+        call = self._start(kwargs, **options)
+        if call is None:
             return original(inputs, generation_config, *args, **kwargs)
-        prepared = pruning.run(kwargs, padding_side="left")
+        prepared, self.last = call.run(kwargs, padding_side="left")
         input_ids = kwargs["input_ids"]
         rest = self._without_prompt(kwargs)
         rest, generation_config = relative_lengths(
@@ -203,14 +169,14 @@ class Attachment:
         )
         rest.update(prepared.kwargs)
         rest.pop("labels", None)
-        if self.config.positions == "keep":
+        if call.policy.positions == "keep":
             # without a cache, positions with gaps would be taken for packed sequences
             if generation_config is None:
                 rest["use_cache"] = True
             else:
                 rest.pop("use_cache", None)
                 generation_config.use_cache = True  # a copy by now
-        with pruning.timed("generate_ms"):
+        with call.timed("generate_ms"):
             output = original(None, generation_config, *args, **rest)
         return with_prompt(output, input_ids, prepared.kwargs["input_ids"].shape[1])
 
@@ -223,28 +189,34 @@ class Attachment:
         inside_generate = kwargs.get("mm_encoder_outputs") or kwargs.get("past_key_values")
         if inside_generate is not None and not self._has_images(kwargs):
             return (), kwargs
-        pruning = self._start(kwargs, **options)
-        if pruning is None:
+        call = self._start(kwargs, **options)
+        if call is None:
             return (), kwargs
-        prepared = pruning.run(kwargs, padding_side=_padding_side(kwargs.get("attention_mask")))
+        side = _padding_side(kwargs.get("attention_mask"))
+        prepared, self.last = call.run(kwargs, padding_side=side)
         return (), {**self._without_prompt(kwargs), **prepared.kwargs}
 
     def _start(
         self,
         kwargs: Mapping[str, Any],
         query: str | Sequence[str | None] | None,
-        budget: int | float | None,
+        budget: BudgetLike | None,
         alpha: float | None,
-    ) -> _Pruning | None:
+        options: Mapping[str, Any] | None,
+    ) -> Call | None:
         """Check a call; None when it has nothing to prune."""
-        entry = self.config.entry(budget)
-        fixed = None if alpha is None else check_alpha(alpha)
+        policy = overridden(self.config.policy(budget), _options(alpha, options))
+        check_policy(policy, self.backbone)
+        passes = CallRecord(False, policy)
+        if methods.get(policy.method).stage == "none":
+            self.last = passes
+            return None
         if self.backbone.has_video(kwargs):
             warnings.warn(
                 "this call has a video, which passes through unpruned with all its images",
                 stacklevel=4,
             )
-            self.last = CallRecord(False, entry.budget, entry.seed_strategy)
+            self.last = passes
             return None
         if not self._has_images(kwargs):
             ids = kwargs.get("input_ids")
@@ -253,7 +225,7 @@ class Attachment:
                     "input_ids name images that an earlier call pruned into this cache, so ids and "
                     "cache do not match; start from an empty cache with the images, or detach"
                 )
-            self.last = CallRecord(False, entry.budget, entry.seed_strategy)
+            self.last = passes
             return None
         if kwargs.get("input_ids") is None:
             raise ResPruneError(
@@ -271,7 +243,8 @@ class Attachment:
                     f"{name} cannot be set per call on an attached model; set it in model.config "
                     "before attaching"
                 )
-        return _Pruning(self, entry, fixed, query)
+        reader = self.reader if "nouns" in needs_of(policy) else None
+        return Call(self.backbone, policy, self.config.predictor, reader, query, self._seed)
 
     def _has_images(self, kwargs: Mapping[str, Any]) -> bool:
         images = kwargs.get(self.backbone.image_inputs[0])
@@ -285,114 +258,31 @@ class Attachment:
         return {name: value for name, value in kwargs.items() if name not in gone}
 
 
-class _Pruning:
-    """One call: its steps in order, timed, and their record."""
-
-    def __init__(
-        self,
-        attachment: Attachment,
-        entry: BudgetEntry,
-        alpha: float | None,
-        query: str | Sequence[str | None] | None,
-    ) -> None:
-        self._attachment = attachment
-        self._backbone = attachment.backbone
-        self._config = attachment.config
-        self._entry = entry
-        self._alpha = alpha
-        self._query = query
-        self._timings: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._timings[name] = (time.perf_counter() - started) * 1e3
-
-    def run(self, kwargs: Mapping[str, Any], padding_side: str) -> Prepared:
-        backbone, config = self._backbone, self._config
-        ids: Tensor = kwargs["input_ids"]
-        rows = image_rows(ids, backbone.image_lengths(kwargs), backbone.image_token_id)
-        with self.timed("read_ms"):
-            prompts = self._prompts(ids, kwargs.get("labels"), set(rows))
-        with self.timed("encode_ms"):
-            wanted = needed_signals(self._entry, config, backbone.seed_signals)
-            visual = backbone.encode(kwargs, signals=wanted)
-        with self.timed("select_ms"):
-            chosen: list[ImageSelection] = []
-            for image, row in enumerate(rows):
-                seed = self._image_seed(prompts[row].question, image - rows.index(row))
-                chosen.append(
-                    select(visual[image], prompts[row], self._entry, config, self._alpha, seed=seed)
-                )
-            kept = [selection.kept.cpu() for selection in chosen]
-        with self.timed("prepare_ms"):
-            prepared = backbone.prepare(
-                kwargs,
-                visual,
-                kept,
-                positions=config.positions,
-                padding_side=padding_side,
-                features=[selection.features for selection in chosen],
-            )
-        backbone.before_call(prepared)
-        self._attachment.last = CallRecord(
-            pruned=True,
-            budget=self._entry.budget,
-            seed_strategy=self._entry.seed_strategy,
-            questions=[prompts[row].question if row in prompts else "" for row in range(len(ids))],
-            nouns=[list(prompts[row].nouns) if row in prompts else [] for row in range(len(ids))],
-            kept_positions=prepared.kept_positions,
-            next_positions=prepared.next_positions,
-            rows=rows,
-            kept=kept,
-            order=[selection.order.cpu() for selection in chosen],
-            visual_tokens=[len(image.tokens) for image in visual],
-            grids=[image.grid for image in visual],
-            alphas=[selection.alpha for selection in chosen],
-            timings=self._timings,
-        )
-        return prepared
-
-    def _prompts(self, ids: Tensor, labels: Tensor | None, rows: set[int]) -> dict[int, Prompt]:
-        given = _queries(self._query, len(ids))
-        prompts = {}
-        for row in sorted(rows):
-            question = given[row]
-            if question is None:
-                question = self._recover(ids[row], None if labels is None else labels[row])
-            prompts[row] = self._attachment.reader.read(question)
-        return prompts
-
-    def _recover(self, ids: Tensor, labels: Tensor | None) -> str:
-        """The question in a row; what the labels supervise may be an answer and is not read."""
-        backbone = self._backbone
-        if labels is None:
-            return backbone.question(ids)
-        asked = _before_answer(ids, labels)
-        reaches_image = not len(asked) or int(asked[-1]) == backbone.image_token_id
-        # everything is supervised, question and all: only the template can tell them apart
-        return backbone.question(ids, closed=True) if reaches_image else backbone.question(asked)
-
-    def _image_seed(self, question: str, image: int) -> int:
-        """A seed of its own for each question and image, whatever the batch."""
-        return zlib.crc32(f"{self._attachment._seed}/{image}/{question}".encode())
-
-
-def attach(model: Any, processor: Any, config: PruningConfig, *, seed: int = 0) -> Attachment:
+def attach(
+    model: Any,
+    processor: Any,
+    config: PruningConfig | None = None,
+    *,
+    budget: BudgetLike | None = None,
+    seed: int = 0,
+) -> Attachment:
     """Prune the visual tokens of a loaded model from now on.
 
     It attaches at once; ``with`` or ``.detach()`` undoes it, also after an exception. While
     attached, ``model.generate`` and ``model(...)`` take ``query=`` (the question; one string, or
-    one a row, where None recovers it from the ids), ``budget=`` (another entry of the config's
-    table) and ``alpha=``. ``generate`` puts the original prompt in front of its output; logits and
-    loss of ``model(...)`` are those of the shortened sequence. Calls without an image pass through,
-    and so do videos, with a warning. The image part runs without gradient.
+    one a row, where None recovers it from the ids), ``budget=`` (another policy of the config's
+    table) and ``options=`` (the method's own, such as ``{"alpha": 0.5}``, for which ``alpha=`` is
+    short; an adaptive policy then serves its fallback arm). ``generate`` puts the original prompt
+    in front of its output; logits and loss of ``model(...)`` are those of the shortened sequence.
+    Calls without an image pass through, and so do videos, with a warning. The image part runs
+    without gradient.
 
     Args:
         model: A loaded model of a supported family, or what PEFT or ``torch.compile`` made of one.
         processor: Its processor.
-        config: What to keep and how to choose it.
+        config: What to keep and how to choose it; None takes the family's defaults
+            (``PruningConfig.paper_default``) at ``budget``.
+        budget: Budget of calls that name none; one of the config's table.
         seed: Seed of a method that is random.
 
     Returns:
@@ -400,47 +290,37 @@ def attach(model: Any, processor: Any, config: PruningConfig, *, seed: int = 0) 
 
     Raises:
         UnsupportedModelError: No backbone serves the model, or it lacks a signal.
-        ConfigError: The config was made for another family or width, or pins another noun
-            pipeline.
+        ConfigError: The config was made for another family or width, pins another noun pipeline,
+            has no such budget, or a method that acts before the vision tower.
         ResPruneError: The model is attached already.
     """
-    return Attachment(model, processor, config, seed=seed)
+    return Attachment(model, processor, config, budget=budget, seed=seed)
+
+
+def _config(config: PruningConfig | None, budget: BudgetLike | None, family: str) -> PruningConfig:
+    if config is None:
+        assert budget is not None
+        return PruningConfig.paper_default(family, budget)
+    if budget is None:
+        return config
+    return config.model_copy(update={"default": config.policy(budget).budget})
+
+
+def _options(alpha: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise ResPruneError(f"options is {options!r}; give the method's options by name")
+    given = dict(options or {})
+    if alpha is not None:
+        if "alpha" in given:
+            raise ResPruneError("alpha is given twice, by itself and in options; give it once")
+        given["alpha"] = alpha
+    return given
 
 
 def _around(model: Any, inner: Any) -> list[Any]:
     """Modules between a PEFT wrapper and its model: some call its ``forward``, past its hooks."""
     outer = getattr(model, "base_model", None) if hasattr(model, "get_base_model") else None
     return [outer] if isinstance(outer, torch.nn.Module) and outer is not inner else []
-
-
-def _queries(query: str | Sequence[str | None] | None, rows: int) -> list[str | None]:
-    if query is None:
-        return [None] * rows
-    given: list[str | None] = [query] * rows if isinstance(query, str) else list(query)
-    if len(given) != rows:
-        raise ResPruneError(f"query has {len(given)} entries for {rows} rows; give one each")
-    for row, text in enumerate(given):
-        if text is not None and not (isinstance(text, str) and text.strip()):
-            raise ResPruneError(
-                f"query of row {row} is {text!r}; give the question, or None to recover it from "
-                "the ids"
-            )
-    return given
-
-
-def _before_answer(ids: Tensor, labels: Tensor) -> Tensor:
-    """Cut a row before its last supervised run."""
-    if labels.shape != ids.shape:
-        raise ResPruneError(
-            f"labels of a row have shape {tuple(labels.shape)} and its input_ids "
-            f"{tuple(ids.shape)}; give one label a token"
-        )
-    supervised = (labels != IGNORED_LABEL).nonzero()[:, 0]
-    if not len(supervised):
-        return ids
-    gaps = (supervised.diff() != 1).nonzero()[:, 0]
-    start = int(supervised[int(gaps[-1]) + 1 if len(gaps) else 0])
-    return ids[:start]
 
 
 def _padding_side(mask: Tensor | None) -> str:

@@ -1,0 +1,1 @@
+"""Pruning a loaded model: on and off, one call's steps and record, what generate must be told."""
