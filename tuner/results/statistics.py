@@ -84,11 +84,6 @@ def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.Arra
     return float(np.sqrt(images / (images - 1) * np.sum(sums**2)) / sizes.sum())
 
 
-def within_noise(difference: Interval) -> bool:
-    """Whether an interval of a difference holds zero: a winner by it is no winner."""
-    return difference.low <= 0.0 <= difference.high
-
-
 def _resampled_means(sums: _Array, sizes: _Array, draws: npt.NDArray[np.int64]) -> _Array:
     means: _Array = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
     return means

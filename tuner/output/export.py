@@ -1,7 +1,7 @@
 """Export a finished study as a config directory that `resprune` reads.
 
 `resprune-tune export RUN_DIR [--out DIR]` writes `pruning_config.json`, `alpha_predictor.json`
-when an alpha is adaptive, and `README.md`, a card made from the data.
+where a policy is adaptive, and `README.md`, a card made from the data.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
-from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
+from resprune.alpha import AlphaPredictor
 from resprune.config import CONFIG_FILE, PruningConfig
 from resprune.errors import StudyError
 from resprune.jsonfile import read_json
-from tuner.card import render_card
-from tuner.results import ChosenConfig, Results
+from resprune.setting import PREDICTOR_FILE, Adaptive
+from tuner.output.card import render_card
+from tuner.results.schema import Results
 
 CARD_FILE = "README.md"
 CONFIG_FOLDER = "config"
@@ -31,7 +31,7 @@ def export_run(run_dir: Path, out: Path | None = None) -> Path:
     failure leaves the target as it was.
 
     Args:
-        run_dir: Run folder with `results.json` and, where alpha is adaptive,
+        run_dir: Run folder with `results.json` and, where a policy is adaptive,
             `alpha_predictor.json`.
         out: Where to write; `config` in the run folder by default. A folder there that holds
             anything but an earlier export is not replaced.
@@ -41,13 +41,13 @@ def export_run(run_dir: Path, out: Path | None = None) -> Path:
 
     Raises:
         StudyError: No finished study in the run folder, or the target cannot be written.
-        ResPruneError: `results.json` or the alpha predictor is damaged.
+        ResPruneError: `results.json` or the predictor is damaged.
     """
     run_dir = Path(run_dir)
     target = Path(out) if out is not None else run_dir / CONFIG_FOLDER
     results = Results.load(run_dir)
     config = build_config(results, _load_predictor(results, run_dir), str(run_dir))
-    card = render_card(results, config)
+    card = render_card(results)
     _check_target(target)
     staging = None
     try:
@@ -68,73 +68,44 @@ def export_run(run_dir: Path, out: Path | None = None) -> Path:
 def build_config(results: Results, predictor: AlphaPredictor | None, where: str) -> PruningConfig:
     """Make the pruning config that a study's results stand for.
 
-    The relevance options and positions hold for the whole table: they are those of the
-    recommended config, and a budget whose chosen config differs in them is left out, with a
-    warning.
-
     Args:
         results: What the study found.
-        predictor: The alpha predictor of its adaptive configs.
+        predictor: The predictor of its adaptive policies.
         where: The run folder, for messages.
 
     Returns:
-        The config.
+        The config: a table of the chosen policies, the largest budget first.
 
     Raises:
-        StudyError: The study chose no config at its recommended budget.
+        StudyError: The study chose no policy at its recommended budget.
         ConfigError: A chosen value is out of range, or the predictor is missing.
     """
-    lead = next((c for c in results.chosen if c.budget == results.recommended_budget), None)
-    if lead is None:
-        listed = ", ".join(str(c.budget) for c in results.chosen) or "none"
+    table = [c.policy for c in sorted(results.chosen, key=lambda c: -c.tokens)]
+    if results.recommended not in [policy.budget for policy in table]:
+        listed = ", ".join(str(policy.budget) for policy in table) or "none"
         raise StudyError(
-            f"{where}: the recommended budget {results.recommended_budget} is not among the "
-            f"chosen configs ({listed}); run the study again"
+            f"{where}: the recommended budget {results.recommended} is not among those chosen "
+            f"({listed}); run the study again"
         )
-    table = [c for c in results.chosen if _options(c) == _options(lead)]
-    left_out = [c.budget for c in results.chosen if c not in table]
-    if left_out:
-        warnings.warn(
-            f"{where}: budgets {left_out} were tuned with other relevance options or positions "
-            f"than the recommended {lead.budget} and are left out of the export",
-            stacklevel=2,
-        )
-    model, nouns = results.model, results.noun_pipeline
     data = {
-        "backbone": {
-            "family": model.family,
-            "id": model.id,
-            "revision": model.revision,
-            "width": model.width,
-            "visual_tokens": model.visual_tokens,
+        "backbone": results.model.model_dump(),
+        "nouns": {
+            "pipeline": results.noun_pipeline.name,
+            "version": results.noun_pipeline.version,
         },
-        "budgets": [
-            {"budget": c.deployed_budget, "alpha": c.alpha, "seed_strategy": c.seed_strategy}
-            for c in sorted(table, key=lambda c: -c.budget)
-        ],
-        "default_budget": lead.deployed_budget,
-        "nouns": {"pipeline": nouns.name, "version": nouns.version},
-        **_options(lead),
+        "default": results.recommended.model_dump(),
+        "table": [policy.model_dump(mode="json") for policy in table],
     }
-    adaptive = any(c.alpha == "adaptive" for c in table)
-    return PruningConfig.from_dict(data, predictor=predictor if adaptive else None, where=where)
-
-
-def _options(chosen: ChosenConfig) -> dict[str, str]:
-    return {
-        "pooling": chosen.pooling,
-        "normalization": chosen.normalization,
-        "positions": chosen.positions,
-    }
+    return PruningConfig.from_dict(data, predictor=predictor, where=where)
 
 
 def _load_predictor(results: Results, run_dir: Path) -> AlphaPredictor | None:
-    if all(c.alpha != "adaptive" for c in results.chosen):
+    if not any(isinstance(c.policy, Adaptive) for c in results.chosen):
         return None
     path = run_dir / PREDICTOR_FILE
     if not path.is_file():
         raise StudyError(
-            f"{path}: not found, though the study chose adaptive alpha; run the study again"
+            f"{path}: not found, though the study chose by prompt; run the study again"
         )
     return AlphaPredictor.from_dict(read_json(path), where=str(path))
 
