@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
 from resprune.errors import ConfigError, near_names
-from resprune.jsonfile import read_json, write_json_files
+from resprune.files import read_json, write_json_files
 from resprune.validation import StrictModel, explain, extra_keys, key_path, shown, without
 from resprune.version import __version__
 

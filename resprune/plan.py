@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +123,7 @@ def signals_of(needs: Collection[str], offered: Collection[str]) -> frozenset[st
         ``received_attention`` where only that is on offer; a signal named by itself is not
         replaced.
     """
-    found = {name for name in needs if name.endswith("_attention")}
+    found = set(needs) - {ATTENTION, "relevance", "nouns"}
     if ATTENTION in needs:
         missing = "cls_attention" not in offered and "received_attention" in offered
         found.add("received_attention" if missing else "cls_attention")
@@ -194,10 +195,17 @@ def select(image: Inputs, setting: Setting) -> Selection:
     method = methods.get(setting.method)
     k = setting.budget.limit(len(image.tokens))
     selection = method.select(image, k, setting.options)
-    if selection.indices.shape != (k,):
+    kept, features = selection.indices, selection.features
+    if kept.shape != (k,) or kept.dtype != torch.int64:
         raise ResPruneError(
-            f"method {setting.method!r} kept {len(selection.indices)} of {len(image.tokens)} "
-            f"tokens and was asked for {k}; it must keep exactly min(k, T)"
+            f"method {setting.method!r} gave {kept.dtype} indices of shape {tuple(kept.shape)} for "
+            f"an image of {len(image.tokens)} tokens and was asked for {k}; it must keep exactly "
+            "min(k, T), as int64 indices"
+        )
+    if features is not None and features.shape != (k, image.tokens.shape[1]):
+        raise ResPruneError(
+            f"method {setting.method!r} gave features of shape {tuple(features.shape)}; give a row "
+            f"a kept token: ({k}, {image.tokens.shape[1]})"
         )
     check_orders(selection.indices[None], [k], [len(image.tokens)], setting.method)
     return selection
@@ -217,7 +225,7 @@ def plan_of(selection: Selection, image: Inputs, setting: Setting) -> Plan:
     return Plan(kept, setting.positions, features[rank], maker, order)
 
 
-def made_by(method: Method, options: Options) -> str:
+def made_by(method: Method[Any], options: Options) -> str:
     """Return canonical JSON of who replaces features: method, version and options."""
     data = {"method": method.name, "version": method.version, "options": options.model_dump()}
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -266,9 +274,10 @@ def inputs_of(
         The inputs; relevance only where the method needs it.
     """
     relevance = None
-    if "relevance" in methods.get(setting.method).needs(setting.options):
+    options: Any = setting.options
+    if "relevance" in methods.get(setting.method).needs(options):
         assert prompt is not None
-        relevance = relevance_of(visual, prompt, setting.options.relevance)
+        relevance = relevance_of(visual, prompt, options.relevance)
     return Inputs(
         visual.tokens,
         relevance,

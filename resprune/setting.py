@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from resprune import methods
-from resprune.budget import Budget, BudgetLike, read_budget
+from resprune.budget import Budget, BudgetLike, Ratio, read_budget
 from resprune.errors import ConfigError
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
@@ -51,6 +51,11 @@ class Setting(StrictModel):
     @model_validator(mode="after")
     def _budget_fits_method(self) -> Self:
         method = methods.get(self.method)
+        if method.stage == "none" and self.budget != Ratio(ratio=1.0):
+            raise ValueError(
+                f"the method {self.method!r} keeps everything and is given the budget "
+                f"{self.budget}; its one budget is 1.0"
+            )
         if hasattr(self.budget, "energy") and not (method.nested and method.stage == "tokens"):
             raise ValueError(
                 f"the method {self.method!r} has no energy budgets, which need nested orders; "
@@ -82,9 +87,12 @@ class Setting(StrictModel):
             ConfigError: An unknown method or option, or a value out of range.
         """
         own = with_values(methods.get(method).options(), options)
-        data = {"method": method, "options": own, "budget": read_budget(budget)}
+        return cls._checked(method=method, options=own, budget=budget, positions=positions)
+
+    @classmethod
+    def _checked(cls, *, budget: BudgetLike, **data: Any) -> Setting:
         try:
-            return cls.model_validate({**data, "positions": positions})
+            return cls.model_validate({**data, "budget": read_budget(budget)})
         except ValidationError as error:
             raise ConfigError(f"setting: {explain(error, cls)}") from None
 
@@ -101,8 +109,12 @@ class Setting(StrictModel):
         return self.model_copy(update={"options": options})
 
     def at(self, budget: BudgetLike) -> Setting:
-        """Return the setting at another budget."""
-        return self.model_copy(update={"budget": read_budget(budget)})
+        """Return the setting at another budget.
+
+        Raises:
+            ConfigError: No budget, or one that the method does not take.
+        """
+        return self._checked(**{**dict(self), "budget": budget})
 
     def option(self, name: str) -> Any:
         """Return the value of a searchable option; None where the method has none of that name."""

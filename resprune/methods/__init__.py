@@ -1,7 +1,8 @@
 """Methods: ways to choose the kept tokens, one file each, each joining the registry itself.
 
 To add one, write a file with a class under ``@register``; files in this folder whose names do not
-start with an underscore are found by themselves.
+start with an underscore are found by themselves, and so are installed packages that name theirs in
+the entry-point group ``resprune.methods``.
 """
 
 from __future__ import annotations
@@ -10,24 +11,17 @@ import importlib
 import pkgutil
 
 from resprune.methods.base import (
+    Batch,
+    Inputs,
     Method,
-    MethodOptions,
+    Nested,
     Selection,
-    SelectionInput,
     get,
     names,
     register,
 )
 
-__all__ = [
-    "Method",
-    "MethodOptions",
-    "Selection",
-    "SelectionInput",
-    "get",
-    "names",
-    "register",
-]
+__all__ = ["Batch", "Inputs", "Method", "Nested", "Selection", "get", "names", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):

@@ -1,10 +1,12 @@
-"""What several rivals share: rankings, the attention signal, and cosines."""
+"""What several rivals share: rankings, the attention signal, and shares of a budget."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from resprune.methods.base import Selection, SelectionInput, budget_of, needed
+from resprune.methods.base import Inputs, Selection, budget_of, needed
 
 
 def by_score(score: Tensor) -> Tensor:
@@ -19,14 +21,14 @@ def by_score(score: Tensor) -> Tensor:
     return score.argsort(descending=True, stable=True)
 
 
-def attention_of(inputs: SelectionInput, method: str) -> Tensor:
+def attention_of(image: Inputs, method: str) -> Tensor:
     """Fetch the attention that a token gets from CLS, averaged over heads.
 
     Towers without a CLS token give the attention a token receives from all others instead, as the
     rivals' authors do.
 
     Args:
-        inputs: The image.
+        image: The image.
         method: Name of the method, for errors.
 
     Returns:
@@ -35,19 +37,24 @@ def attention_of(inputs: SelectionInput, method: str) -> Tensor:
     Raises:
         ResPruneError: Neither signal is given.
     """
-    present = "cls_attention" in inputs.signals or "received_attention" not in inputs.signals
-    return needed(inputs, "cls_attention" if present else "received_attention", method)
+    present = "cls_attention" in image.signals or "received_attention" not in image.signals
+    return needed(image, "cls_attention" if present else "received_attention", method)
 
 
-def top(inputs: SelectionInput, score: Tensor, k: int) -> Selection:
+def top(image: Inputs, score: Tensor, k: int) -> Selection:
     """Keep the ``k`` tokens of highest score.
 
     Args:
-        inputs: The image.
+        image: The image.
         score: One value a token, shape (T,).
-        k: Budget.
+        k: Count.
 
     Returns:
         The selection, best first.
     """
-    return Selection(by_score(score)[: budget_of(inputs, k)])
+    return Selection(by_score(score)[: budget_of(image, k)])
+
+
+def part_of(share: float, k: int) -> int:
+    """Return ``floor(share k)``, where 0.29 of 100 is 29 although the product falls short of it."""
+    return math.floor(share * k + 1e-9)

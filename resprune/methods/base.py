@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +149,7 @@ class Nested(Method[_O]):
         """
 
 
+_GROUP = "resprune.methods"
 _METHODS: dict[str, Method[Any]] = {}
 _MethodClass = TypeVar("_MethodClass", bound=type[Method[Any]])
 
@@ -164,7 +167,7 @@ def register(cls: _MethodClass) -> _MethodClass:
         ResPruneError: A name that another class has taken.
     """
     taken = _METHODS.get(cls.name)
-    if taken is not None and type(taken).__qualname__ != cls.__qualname__:
+    if taken is not None and _home(type(taken)) != _home(cls):
         raise ResPruneError(
             f"method name {cls.name!r} is taken by {type(taken).__name__}; rename {cls.__name__}."
         )
@@ -172,8 +175,13 @@ def register(cls: _MethodClass) -> _MethodClass:
     return cls
 
 
+def _home(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
 def names(stage: Stage | None = None) -> list[str]:
     """Return the names of the registered methods, sorted; of one stage where it is given."""
+    _load_installed()
     return sorted(name for name, m in _METHODS.items() if stage in (None, m.stage))
 
 
@@ -190,8 +198,29 @@ def get(name: str) -> Method[Any]:
         ResPruneError: An unknown name; near names are suggested.
     """
     if name not in _METHODS:
-        raise ResPruneError(f"unknown method {name!r}. {near_names(str(name), _METHODS)}")
+        _load_installed()
+    if name not in _METHODS:
+        raise ResPruneError(
+            f"unknown method {name!r}. {near_names(str(name), _METHODS)} A method of another "
+            f"package is found when that is installed (entry-point group {_GROUP!r})."
+        )
     return _METHODS[name]
+
+
+@functools.cache
+def _load_installed() -> None:
+    """Import what installed packages name in the entry-point group, once; see ``register``."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=_GROUP):
+        try:
+            point.load()
+        except Exception as error:  # another package's fault must not stop this one
+            warnings.warn(
+                f"the entry point {point.name} = {point.value!r} of the group {_GROUP!r} does not "
+                f"load ({type(error).__name__}: {error}); mend or uninstall its package",
+                stacklevel=3,
+            )
 
 
 def budget_of(image: Inputs, k: int) -> int:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from resprune.errors import ResPruneError
-from resprune.methods.base import (
-    MethodOptions,
-    Selection,
-    SelectionInput,
-    budget_of,
-    needed,
-    register,
-)
+from resprune.methods.base import Inputs, Method, Selection, budget_of, needed, register
+from resprune.options import Options, Relevance
 from resprune.subspace import greedy_order
 from resprune.subspace.gram import unit_rows
 
 
+class CDPrunerOptions(Options):
+    """Options of CDPruner.
+
+    Attributes:
+        relevance: How relevance is made, where the contrastive model's two sides are not given.
+    """
+
+    relevance: Relevance = Relevance()
+
+
 @register
-class CDPruner:
+class CDPruner(Method[CDPrunerOptions]):
     """Greedy MAP of a DPP with kernel ``r_i cos(v_i, v_j) r_j``.
 
     That is the greedy expansion on unit rows with weight r^2 and no seed. Where the published code
@@ -33,25 +37,37 @@ class CDPruner:
     """
 
     name = "cdpruner"
+    options = CDPrunerOptions
     nested = True
-    needs = frozenset({"relevance"})
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: CDPrunerOptions) -> frozenset[str]:
+        """Relevance."""
+        return frozenset({"relevance"})
+
+    def select(self, image: Inputs, k: int, options: CDPrunerOptions) -> Selection:
         """Order by the greedy expansion."""
-        budget = budget_of(inputs, k)
-        if "image_embeds" in inputs.extras and "text_embeds" in inputs.extras:
-            relevance = contrastive_relevance(
-                needed(inputs, "image_embeds", self.name), needed(inputs, "text_embeds", self.name)
-            )
-        else:
-            relevance = needed(inputs, "relevance", self.name)
-        if relevance.shape != inputs.tokens.shape[:1]:
+        count = budget_of(image, k)
+        rows, _ = unit_rows(image.tokens)
+        return Selection(greedy_order(rows, self._relevance(image) ** 2, count))
+
+    def weights(self, image: Inputs, options: CDPrunerOptions) -> Tensor:
+        """``r^2 / ||v||^2``: energy is that of the unit rows; 0 for a zero row, which has none."""
+        _, norms = unit_rows(image.tokens)
+        weights = self._relevance(image).double() ** 2 / norms**2
+        return weights.masked_fill(norms == 0, 0.0)
+
+    def _relevance(self, image: Inputs) -> Tensor:
+        if "image_embeds" not in image.extras or "text_embeds" not in image.extras:
+            return needed(image, "relevance", self.name)
+        relevance = contrastive_relevance(
+            needed(image, "image_embeds", self.name), needed(image, "text_embeds", self.name)
+        )
+        if relevance.shape != image.tokens.shape[:1]:
             raise ResPruneError(
                 f"method 'cdpruner': image_embeds have {relevance.shape[0]} rows and the image "
-                f"{inputs.tokens.shape[0]} tokens; give one row a token."
+                f"{image.tokens.shape[0]} tokens; give one row a token."
             )
-        rows, _ = unit_rows(inputs.tokens)
-        return Selection(greedy_order(rows, relevance**2, budget))
+        return relevance
 
 
 def contrastive_relevance(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:

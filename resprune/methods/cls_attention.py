@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from resprune.methods._common import attention_of, top
-from resprune.methods.base import MethodOptions, Selection, SelectionInput, budget_of, register
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.options import Options
+
+
+class ClsAttentionOptions(Options):
+    """It has none."""
 
 
 @register
-class ClsAttention:
+class ClsAttention(Method[ClsAttentionOptions]):
     """Rank by the vision tower's CLS attention, averaged over heads.
 
     Source: FasterVLM, the first version of arXiv 2412.01818. Received attention stands in for
@@ -15,10 +20,14 @@ class ClsAttention:
     """
 
     name = "cls_attention"
+    options = ClsAttentionOptions
     nested = True
-    needs = frozenset({"cls_attention"})
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: ClsAttentionOptions) -> frozenset[str]:
+        """Attention."""
+        return frozenset({ATTENTION})
+
+    def select(self, image: Inputs, k: int, options: ClsAttentionOptions) -> Selection:
         """Order by falling attention."""
-        budget_of(inputs, k)
-        return top(inputs, attention_of(inputs, self.name), k)
+        budget_of(image, k)
+        return top(image, attention_of(image, self.name), k)

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import torch
+import hashlib
 
-from resprune.methods.base import MethodOptions, Selection, SelectionInput, budget_of, register
+import numpy as np
+import torch
+from pydantic import Field
+
+from resprune.methods.base import Inputs, Method, Selection, budget_of, register
+from resprune.options import Options
+
+
+class RandomOptions(Options):
+    """Options of the random draw.
+
+    Attributes:
+        seed: Names the draw.
+    """
+
+    seed: int = Field(default=0, ge=0)
 
 
 @register
-class RandomTokens:
-    """A seeded permutation, the same on every device.
-
-    One seed gives every image of T tokens the same draw, so give each sample its own.
-    """
+class RandomTokens(Method[RandomOptions]):
+    """A permutation drawn for each seed and ``Inputs.key``, the same on every device."""
 
     name = "random"
+    options = RandomOptions
     nested = True
-    needs: frozenset[str] = frozenset()
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
-        """Order by a permutation drawn from ``options.seed``."""
-        budget = budget_of(inputs, k)
-        generator = torch.Generator().manual_seed(options.seed)
-        order = torch.randperm(inputs.tokens.shape[0], generator=generator)[:budget]
-        return Selection(order.to(inputs.tokens.device))
+    def select(self, image: Inputs, k: int, options: RandomOptions) -> Selection:
+        """Order by the permutation."""
+        count = budget_of(image, k)
+        text = f"{options.seed} {image.key}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        draw = np.random.default_rng(int.from_bytes(digest, "big"))
+        order = torch.from_numpy(draw.permutation(image.tokens.shape[0])[:count])
+        return Selection(order.to(image.tokens.device, torch.int64))

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from resprune.methods._common import attention_of
-from resprune.methods.base import MethodOptions, Selection, SelectionInput, budget_of, register
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.options import Options, Search
 from resprune.subspace import gram_matrix
 
 
+class ScopeOptions(Options):
+    """Options of SCOPE.
+
+    Attributes:
+        exponent: Exponent of the attention; 0 is coverage alone.
+    """
+
+    exponent: Annotated[float, Field(ge=0.0, le=16.0), Search(low=0.0, high=4.0, step=0.25)] = 1.0
+
+
 @register
-class Scope:
+class Scope(Method[ScopeOptions]):
     """Pick the token whose gain in coverage, times its CLS attention, is largest.
 
-    ``gain_j = sum_i max(0, cos_ij - c_i) * a_j``, with ``c_i`` the best cosine of token i with a
-    kept one, from 0. The exponent on the attention is SCOPE's own default of 1; ``options.alpha``
-    is an exponent of the relevance and is not read.
+    ``gain_j = sum_i max(0, cos_ij - c_i) * a_j^exponent``, with ``c_i`` the best cosine of token i
+    with a kept one, from 0.
 
     Source: SCOPE, Saliency-Coverage Oriented Token Pruning (2025).
     """
 
     name = "scope"
+    options = ScopeOptions
     nested = True
-    needs = frozenset({"cls_attention"})
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: ScopeOptions) -> frozenset[str]:
+        """Attention where the exponent lets it count."""
+        return frozenset({ATTENTION} if options.exponent > 0 else ())
+
+    def select(self, image: Inputs, k: int, options: ScopeOptions) -> Selection:
         """Order by falling weighted gain."""
-        budget = budget_of(inputs, k)
-        attention = attention_of(inputs, self.name)
-        return Selection(coverage_order(gram_matrix(inputs.tokens), attention, budget))
+        count, cosines = budget_of(image, k), gram_matrix(image.tokens)
+        if options.exponent == 0:
+            return Selection(coverage_order(cosines, torch.ones_like(cosines[0]), count))
+        attention = attention_of(image, self.name)
+        return Selection(coverage_order(cosines, attention, count, options.exponent))
 
 
 def coverage_order(cosines: Tensor, attention: Tensor, k: int, exponent: float = 1.0) -> Tensor:

@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from resprune.methods._common import attention_of, by_score
+from resprune.methods._common import attention_of, by_score, part_of
 from resprune.methods.base import (
-    MethodOptions,
+    ATTENTION,
+    Inputs,
+    Method,
     Selection,
-    SelectionInput,
     budget_of,
     needed,
     register,
 )
+from resprune.options import Options, Search
 from resprune.subspace.gram import unit_rows
 
 
+class VisionZipOptions(Options):
+    """Options of VisionZip.
+
+    Attributes:
+        contextual: Share of the budget that is contextual; the rest is dominant.
+    """
+
+    contextual: Annotated[float, Field(ge=0.0, lt=1.0), Search(low=0.0, high=0.5, step=1 / 32)] = (
+        5 / 32
+    )
+
+
 @register
-class VisionZip:
+class VisionZip(Method[VisionZipOptions]):
     """Keep the tokens CLS attends to, and merge the others into a few contextual tokens.
 
-    Five of 32 tokens of the budget are contextual, as in the published 192 = 162 + 30, 128 =
-    108 + 20 and 64 = 54 + 10. Two things differ from the publication, for every method here chooses
-    among the same patch tokens: the CLS token, which it keeps beside them, gives its place to one
-    more dominant patch; and merging averages the tokens in the LLM's input-embedding space, not
-    before the projector. ``extras["keys"]`` assigns the merged tokens; without it the tokens do.
+    By default five of 32 tokens of the budget are contextual, as in the published 192 = 162 + 30,
+    128 = 108 + 20 and 64 = 54 + 10. Two things differ from the publication, for every method here
+    chooses among the same patch tokens: the CLS token, which it keeps beside them, gives its place
+    to one more dominant patch; and merging averages the tokens in the LLM's input-embedding space,
+    not before the projector. ``extras["keys"]`` assigns the merged tokens; without it the tokens
+    do.
 
     Source: VisionZip, arXiv 2412.04467.
     """
 
     name = "visionzip"
-    nested = False
-    needs = frozenset({"cls_attention"})
+    options = VisionZipOptions
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: VisionZipOptions) -> frozenset[str]:
+        """Attention."""
+        return frozenset({ATTENTION})
+
+    def select(self, image: Inputs, k: int, options: VisionZipOptions) -> Selection:
         """Dominant tokens by falling attention, then contextual ones by position."""
-        budget = budget_of(inputs, k)
-        attention = attention_of(inputs, self.name)
-        keys = needed(inputs, "keys", self.name) if "keys" in inputs.extras else inputs.tokens
+        count = budget_of(image, k)
+        attention = attention_of(image, self.name)
+        keys = needed(image, "keys", self.name) if "keys" in image.extras else image.tokens
         indices, features = dominant_and_contextual(
-            inputs.tokens, attention, keys, budget, budget * 5 // 32
+            image.tokens, attention, keys, count, part_of(options.contextual, count)
         )
         return Selection(indices, features)
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from resprune.methods._common import attention_of, by_score
-from resprune.methods.base import MethodOptions, Selection, SelectionInput, budget_of, register
+from resprune.methods._common import attention_of, by_score, part_of
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.options import Options, Search
 from resprune.subspace import gram_matrix
 
 _DROPPED_A_ROUND = 8
 
 
+class VisPrunerOptions(Options):
+    """Options of VisPruner.
+
+    Attributes:
+        important: Share of the budget that is chosen by attention; the rest is diverse.
+    """
+
+    important: Annotated[float, Field(ge=0.0, lt=1.0), Search(low=0.0, high=0.9, step=0.1)] = 0.5
+
+
 @register
-class VisPruner:
-    """Half of the budget by attention; the rest is what is left after dropping duplicates.
+class VisPruner(Method[VisPrunerOptions]):
+    """A share of the budget by attention; the rest is what is left after dropping duplicates.
 
     The rest starts in the order of falling attention. Each round deals it alternately into two
     halves, drops from the first the 8 tokens most similar to one of the second, and goes on with
@@ -25,15 +39,18 @@ class VisPruner:
     """
 
     name = "vispruner"
-    nested = False
-    needs = frozenset({"cls_attention"})
+    options = VisPrunerOptions
 
-    def select(self, inputs: SelectionInput, k: int, options: MethodOptions) -> Selection:
+    def needs(self, options: VisPrunerOptions) -> frozenset[str]:
+        """Attention."""
+        return frozenset({ATTENTION})
+
+    def select(self, image: Inputs, k: int, options: VisPrunerOptions) -> Selection:
         """Important tokens by falling attention, then the diverse ones."""
-        budget = budget_of(inputs, k)
-        order = by_score(attention_of(inputs, self.name))
-        important = budget // 2
-        diverse = drop_duplicates(inputs.tokens, order[important:], budget - important)
+        count = budget_of(image, k)
+        order = by_score(attention_of(image, self.name))
+        important = part_of(options.important, count)
+        diverse = drop_duplicates(image.tokens, order[important:], count - important)
         return Selection(torch.cat((order[:important], diverse)))
 
 

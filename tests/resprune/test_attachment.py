@@ -15,7 +15,8 @@ from transformers import GenerationConfig
 import resprune
 from resprune.config import BackboneRef, PruningConfig
 from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
-from resprune.testing.backbones import Case, greedy, new_tokens
+from resprune.testing.backbones import Case
+from resprune.testing.calls import greedy, new_tokens
 
 CONFIG = PruningConfig.from_dict(
     {

@@ -20,7 +20,7 @@ from resprune.config import (
     PruningConfig,
 )
 from resprune.errors import ConfigError
-from resprune.jsonfile import MAX_FILE_BYTES
+from resprune.files import MAX_FILE_BYTES
 
 GOOD = {
     "schema_version": 1,

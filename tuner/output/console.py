@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "load": "Loading the model and the samples",
-    "baselines": "Baselines: unpruned, random, the paper's default",
+    "baselines": "Baselines: all tokens, random tokens, the paper's default",
     "trials": "Trials on the tune split",
     "curves": "Curves on the tune split",
-    "alpha fit": "Outcomes of the arms on the fit split",
+    "adaptive": "Outcomes of the arms on the fit split",
     "alpha predictor": "Fitting the predictor",
     "report": "Scoring what was chosen, once, on the report split",
 }

@@ -6,15 +6,12 @@ where a policy is adaptive, and `README.md`, a card made from the data.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from resprune.alpha import AlphaPredictor
 from resprune.config import CONFIG_FILE, PruningConfig
 from resprune.errors import StudyError
-from resprune.jsonfile import read_json
+from resprune.files import read_json, written_beside
 from resprune.setting import PREDICTOR_FILE, Adaptive
 from tuner.output.card import render_card
 from tuner.results.schema import Results
@@ -49,19 +46,14 @@ def export_run(run_dir: Path, out: Path | None = None) -> Path:
     config = build_config(results, _load_predictor(results, run_dir), str(run_dir))
     card = render_card(results)
     _check_target(target)
-    staging = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        staging.chmod(0o777 & ~_umask())
-        config.save_pretrained(staging)
-        (staging / CARD_FILE).write_text(card, encoding="utf-8")
-        _swap(staging, target)
+        with written_beside(target.absolute(), swap=True) as folder:
+            folder.mkdir()
+            config.save_pretrained(folder)
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
     except OSError as error:
         raise StudyError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -121,26 +113,3 @@ def _check_target(target: Path) -> None:
                 f"{target}: holds {strangers[0]!r}, which no export wrote; export to a folder "
                 "that is empty or new"
             )
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        target.rename(old / "was")
-        try:
-            staging.rename(target)
-        except OSError:
-            (old / "was").rename(target)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value

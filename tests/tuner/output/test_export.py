@@ -163,8 +163,8 @@ def fail_on(monkeypatch, owner, name, number):
         (Path, "write_text", 3),  # the card
         (os, "replace", 1),
         (os, "replace", 2),
-        (Path, "rename", 1),  # the old export out of the way
-        (Path, "rename", 2),  # the new one into its place
+        (os, "replace", 3),  # the old export out of the way
+        (os, "replace", 4),  # the new one into its place
     ],
 )
 def test_a_failure_leaves_the_old_export(run_dir, monkeypatch, owner, name, number):

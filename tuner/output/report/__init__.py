@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from resprune.errors import StudyError
+from resprune.files import write_text
 from tuner.results.schema import Results
 from tuner.study import STUDY_FILE
 
@@ -53,12 +53,8 @@ def write_report(run_dir: Path) -> Path:
         study_toml = None
     page = render(results, study_toml)
     path = run_dir / REPORT_FILE
-    beside = run_dir / f"{REPORT_FILE}.{os.getpid()}.tmp"
     try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
+        write_text(path, page)
     except OSError as error:
         raise StudyError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return path

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 from resprune.errors import ConfigError
+from resprune.files.atomic import written_beside
 
 MAX_FILE_BYTES = 16 * 2**20  # a config is a few kB; refuse to parse something else
 
@@ -61,29 +61,24 @@ def write_json(path: Path, data: Any) -> None:
     write_json_files({path: data})
 
 
-def write_json_files(files: Mapping[Path, Any]) -> None:
+def write_json_files(files: dict[Path, Any]) -> None:
     """Write JSON files beside their places, then rename them all.
 
     What goes wrong (a full disk, a value that is not JSON) goes wrong before the first
     rename, so the old files stay as they were.
 
     Args:
-        files: Data by path.
+        files: Data by path; renamed in this order.
 
     Raises:
         OSError: A file cannot be written.
         ValueError: A number is NaN or infinite.
     """
-    staged = [(path, path.with_name(f"{path.name}.{os.getpid()}.tmp")) for path in files]
-    try:
-        for path, beside in staged:
-            text = json.dumps(files[path], indent=2, ensure_ascii=False, allow_nan=False)
+    with ExitStack() as stack:
+        for path, data in reversed(files.items()):  # the stack renames the last one first
+            beside = stack.enter_context(written_beside(path))
+            text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
             beside.write_text(text + "\n", encoding="utf-8")
-        for path, beside in staged:
-            os.replace(beside, path)
-    finally:
-        for _, beside in staged:
-            beside.unlink(missing_ok=True)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,21 +1,19 @@
-"""What a study keeps in its run folder so that nothing is computed twice.
+"""Encoder outputs of a study's images, kept in its run folder (safetensors, one file a few images).
 
-``VisualCache`` holds encoder outputs (safetensors, one file a few images), ``Memo`` the outcomes
-by kept set (an append-only JSON-lines file). Both are keyed by a fingerprint of the model; damage
-is noticed, said and mended, since both can be made again.
+Files are named by a fingerprint of the model; damage is noticed, said and mended, since they can be
+made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,38 +23,8 @@ from resprune.backbones import Backbone, VisualTokens
 from resprune.errors import StudyError
 from tuner.tasks import Sample
 
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 IMAGES_PER_FILE = 32
-_SAMPLED = 4096  # values of a parameter that enter the fingerprint
-
-
-def fingerprint(model: Any, processor: Any) -> str:
-    """Hash what decides a model's outputs: config, weights, processor and library versions.
-
-    Of each weight tensor, up to 4,096 evenly spaced values enter, so that it costs little even
-    on a large model.
-
-    Args:
-        model: A transformers model.
-        processor: Its processor.
-
-    Returns:
-        32 hex digits.
-    """
-    import transformers
-
-    digest = hashlib.blake2b(digest_size=16)
-    versions = [CACHE_SCHEMA, transformers.__version__, torch.__version__]
-    config = {key: value for key, value in model.config.to_dict().items() if key[:1] != "_"}
-    processor_config = processor.image_processor.to_dict()
-    for part in (versions, config, processor_config, getattr(processor, "chat_template", None)):
-        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-    for name, value in model.state_dict().items():
-        flat = value.detach().reshape(-1)
-        values = flat[:: max(1, flat.numel() // _SAMPLED)].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
 
 
 class VisualCache:
@@ -74,7 +42,7 @@ class VisualCache:
     ) -> None:
         self._folder = folder
         self._backbone = backbone
-        self._key = f"{model_key} {sorted(signals)}"
+        self._key = f"{CACHE_SCHEMA} {model_key} {sorted(signals)}"
         self._signals = tuple(signals)
         self._images: dict[str, VisualTokens] = {}
         self.encoder_calls = 0
@@ -163,6 +131,7 @@ def _on_cpu(visual: VisualTokens) -> VisualTokens:
         grid=visual.grid,
         boxes=None if visual.boxes is None else visual.boxes.detach().cpu().contiguous(),
         extras=moved(visual.extras),
+        places=None if visual.places is None else visual.places.detach().cpu().contiguous(),
     )
 
 
@@ -172,8 +141,9 @@ def _write_visual(path: Path, images: Sequence[VisualTokens]) -> None:
     tensors: dict[str, Tensor] = {}
     for i, visual in enumerate(images):
         tensors[f"{i}/tokens"] = visual.tokens
-        if visual.boxes is not None:
-            tensors[f"{i}/boxes"] = visual.boxes
+        for name in ("boxes", "places"):
+            if getattr(visual, name) is not None:
+                tensors[f"{i}/{name}"] = getattr(visual, name)
         for kind, values in (("signals", visual.signals), ("extras", visual.extras)):
             tensors |= {f"{i}/{kind}/{name}": value for name, value in values.items()}
     metadata = {
@@ -226,6 +196,7 @@ def _image_of(tensors: Mapping[str, Tensor], i: int, grid: tuple[int, int]) -> V
         grid=grid,
         boxes=tensors.get(f"{i}/boxes"),
         extras=named("extras"),
+        places=tensors.get(f"{i}/places"),
     )
 
 
@@ -236,112 +207,6 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-class Outcome(NamedTuple):
-    """What one sample gave with one kept set.
-
-    Attributes:
-        answer: The greedily decoded answer, or None when only the likelihood was asked for.
-        likelihood: Log-likelihood of the gold answer in nats (beside an answer: of its first
-            token), or None without a gold answer.
-    """
-
-    answer: str | None
-    likelihood: float | None
-
-
-class Memo:
-    """Outcomes by kept set.
-
-    The file is appended to after every batch, so that an interrupted study repeats at most one.
-
-    Args:
-        path: A JSON-lines file; its first line names the model.
-        model_key: Fingerprint of the model; a file of another model is set aside.
-    """
-
-    def __init__(self, path: Path, model_key: str) -> None:
-        self._path = path
-        self._header = json.dumps({"schema": CACHE_SCHEMA, "model": model_key}) + "\n"
-        self._values: dict[bytes, Outcome] = {}
-        self.hits = 0
-        """Outcomes that were asked for again."""
-        self._file: io.TextIOWrapper | None = None
-        self._open()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: bytes) -> Outcome | None:
-        """Return a known outcome, or None."""
-        return self._values.get(key)
-
-    def __getitem__(self, key: bytes) -> Outcome:
-        return self._values[key]
-
-    def put(self, outcomes: Mapping[bytes, Outcome]) -> None:
-        """Remember outcomes, on disk too."""
-        self._values.update(outcomes)
-        if self._file is None:
-            return
-        lines = [json.dumps([key.hex(), *value]) for key, value in outcomes.items()]
-        with _writable(self._path):
-            self._file.write("".join(f"{line}\n" for line in lines))
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _open(self) -> None:
-        with _writable(self._path):
-            raw = self._path.read_bytes() if self._path.is_file() else b""
-            good = self._read(raw)
-            if good == 0:
-                if raw:
-                    os.replace(self._path, self._path.with_name(f"{self._path.name}.old"))
-                self._path.write_text(self._header, encoding="utf-8")
-            elif good < len(raw):
-                os.truncate(self._path, good)
-            self._file = self._path.open("a", encoding="utf-8")
-
-    def _read(self, raw: bytes) -> int:
-        """Read what is whole, warn about the rest; return how many bytes are good."""
-        header = self._header.encode()
-        if not raw.startswith(header):
-            if raw:
-                warnings.warn(
-                    f"{self._path}: outcomes of another model or version; set aside as "
-                    f"{self._path.name}.old",
-                    stacklevel=4,
-                )
-            return 0
-        good = len(header)
-        for line in raw[good:].splitlines(keepends=True):
-            try:
-                key, answer, likelihood = json.loads(line)
-                if not line.endswith(b"\n"):
-                    raise ValueError("not a whole line")
-                self._values[bytes.fromhex(key)] = _outcome(answer, likelihood)
-            except (ValueError, TypeError):
-                lost = raw[good:].count(b"\n") or 1
-                warnings.warn(
-                    f"{self._path}: torn at byte {good}; dropped the {lost} lines from there on, "
-                    "which are computed again",
-                    stacklevel=4,
-                )
-                break
-            good += len(line)
-        return good
-
-
-def _outcome(answer: Any, likelihood: Any) -> Outcome:
-    if not isinstance(answer, str | None) or not isinstance(likelihood, float | int | None):
-        raise ValueError("not an outcome")
-    return Outcome(answer, None if likelihood is None else float(likelihood))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
-"""Conformance cases and checks for models that look at several views of an image."""
+"""Checking boxes against where the processor took the pixels from."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,23 +8,6 @@ from PIL import Image
 from torch import Tensor
 
 from resprune.backbones import VisualTokens
-from resprune.testing.backbones import Case
-
-
-@dataclass
-class NewlineCase(Case):
-    """A case whose images hold newline tokens, which stay only when every visual token stays.
-
-    They are told apart by their feature, which is the model's own newline vector.
-    """
-
-    def kept_placeholders(self, features: Tensor, keep: Tensor) -> set[int]:
-        """Count visual tokens past newline tokens."""
-        newline = self.model.base_model.image_newline
-        visual = [place for place, row in enumerate(features) if not torch.equal(row, newline)]
-        if len(keep) == len(visual):
-            return set(range(len(features)))
-        return {visual[index] for index in keep.tolist()}
 
 
 def ramp_image(height: int, width: int) -> Image.Image:

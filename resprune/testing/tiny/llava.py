@@ -1,4 +1,4 @@
-"""Tiny random models with real processors, made offline in a fraction of a second."""
+"""A tiny random LLaVA-1.5 with its real processor, made offline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+
+from resprune.testing.tiny.parts import byte_level_bpe, enlarge_weights
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -20,11 +21,6 @@ CHAT_TEMPLATE = (
 )
 """The layout of LLaVA-1.5's own template."""
 
-CORPUS = (
-    "USER: What color is the small dog on the left of the table? ASSISTANT: brown",
-    "How many people are in the picture? Is there a fire hydrant? What digit is on the circle?",
-    "Answer the question using a single word or phrase. Describe the image. yes no one two three",
-)
 _SELECTED: dict[str, dict[str, Any]] = {
     "clip": {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
     "siglip": {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0},
@@ -42,21 +38,9 @@ def tiny_tokenizer(*, lower: bool = False, vocabulary: int = 400) -> Any:
     Returns:
         A fast tokenizer that pads on the left.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = Tokenizer(models.BPE())
-    if lower:
-        tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[_PAD, _BOS, _EOS, _IMAGE],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer = byte_level_bpe([_PAD, _BOS, _EOS, _IMAGE], vocabulary, lower=lower)
     tokenizer.post_processor = TemplateProcessing(
         single=f"{_BOS} $A", special_tokens=[(_BOS, tokenizer.token_to_id(_BOS))]
     )
@@ -179,19 +163,3 @@ def _transformers() -> Any:
     import transformers
 
     return transformers
-
-
-def enlarge_weights(model: nn.Module, std: float = 0.25) -> None:
-    """Redraw the matrices so that attention and logits are far from uniform.
-
-    With the library's initial 0.02 a tiny model gives nearly the same logits whatever it sees,
-    and a test that compares them could not fail.
-
-    Args:
-        model: Changed in place.
-        std: Standard deviation of the new values.
-    """
-    with torch.no_grad():
-        for value in model.parameters():
-            if value.ndim >= 2:
-                value.normal_(0.0, std)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from resprune.processors import images_only, load_processor
-from resprune.testing.tiny import CORPUS, enlarge_weights
+from resprune.testing.tiny.parts import byte_level_bpe, enlarge_weights
 
 FAMILIES = ("llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3")
 _PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
@@ -87,25 +87,14 @@ def tiled_tokenizer(family: str, *, vocabulary: int = 420) -> Any:
         A fast tokenizer.
     """
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     library: Any = transformers
     named = _NAMED[family]
     tags = list(_TAGS) if family in ("idefics3", "smolvlm") else []
     marks = ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
     special = dict.fromkeys([_PAD, _BOS, _EOS, *named.values(), *tags, *marks])
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
     return library.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level_bpe(list(special), vocabulary),
         pad_token=_PAD,
         bos_token=_BOS,
         eos_token=_EOS,

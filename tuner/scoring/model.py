@@ -1,7 +1,9 @@
-"""Loading the model that a study names: an embedded one, a folder, or a hub id."""
+"""The model that a study names: loading it, its fingerprint, and its share of the cores."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tuner.study import BackboneSection
 
 _SMALL_MODEL = 50_000_000  # parameters
 _MOST_WORKERS = 4  # they share one interpreter
+_SAMPLED = 4096  # values of a parameter that enter the fingerprint
 
 
 def model_source(name: str) -> str:
@@ -105,6 +108,35 @@ def _load_skeleton(source: str, section: BackboneSection) -> Any:
         return AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=False
         )
+
+
+def fingerprint(model: Any, processor: Any) -> str:
+    """Hash what decides a model's outputs: config, weights, processor and library versions.
+
+    Of each weight tensor, up to 4,096 evenly spaced values enter, so that it costs little even
+    on a large model.
+
+    Args:
+        model: A transformers model.
+        processor: Its processor.
+
+    Returns:
+        32 hex digits.
+    """
+    import transformers
+
+    digest = hashlib.blake2b(digest_size=16)
+    versions = [transformers.__version__, torch.__version__]
+    config = {key: value for key, value in model.config.to_dict().items() if key[:1] != "_"}
+    processor_config = processor.image_processor.to_dict()
+    for part in (versions, config, processor_config, getattr(processor, "chat_template", None)):
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    for name, value in model.state_dict().items():
+        flat = value.detach().reshape(-1)
+        values = flat[:: max(1, flat.numel() // _SAMPLED)].float().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def share_cores(backbone: Backbone) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from resprune.processors import images_only, load_processor
-from resprune.testing.tiny import CORPUS, enlarge_weights
+from resprune.testing.tiny.parts import byte_level_bpe, enlarge_weights
 
 QWEN_CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -45,22 +45,11 @@ def tiny_qwen_tokenizer(*, vocabulary: int = 400) -> Any:
     Returns:
         A fast tokenizer.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     fast: Any = PreTrainedTokenizerFast
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[_PAD, _START, _END, *_VISION],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
     return fast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level_bpe([_PAD, _START, _END, *_VISION], vocabulary),
         pad_token=_PAD,
         eos_token=_END,
         extra_special_tokens=[_START, *_VISION],
