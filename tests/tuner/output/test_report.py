@@ -1,6 +1,5 @@
 """The report: loads nothing, escapes what it is given, and shows the numbers of the results."""
 
-import html
 import json
 import os
 import re
@@ -11,10 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from resprune.errors import ResPruneError, StudyError
-from tuner.report import REPORT_FILE, render, write_report
-from tuner.report.drawing import kept_svg
-from tuner.report.figures import front
-from tuner.results import Results, TrialResult
+from tuner.output.report import REPORT_FILE, render, write_report
+from tuner.output.report.figures import front
+from tuner.results.rows import KINDS
+from tuner.results.schema import Results
 
 EVIL = "</script></style><img src=x onerror=\"alert('x')\">&amp;<b>'\u2028"
 
@@ -93,7 +92,7 @@ def test_every_figure_has_its_place_and_is_valid_plotly(page):
     figures = figures_of(page)
     places = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "plot"]
     assert places == [f"figure-{i}" for i in range(len(figures))]
-    assert len(figures) == 1 + 3 + 1 + 3 + 1 + 1  # front, curves, gains, alphas, weights, settings
+    assert len(figures) == 1 + 3 + 1 + 3 + 1 + 2  # front, curves, gains, arms, weights, options
     for figure in figures:
         go.Figure(figure)  # raises on an unknown property or a wrong value
 
@@ -121,7 +120,9 @@ def test_the_answer_comes_first(results):
 
 def test_every_report_row_is_in_a_table_with_its_interval(page, results):
     for row in results.report:
-        expected = [row.label, percent(row.score.mean)]
+        rival = row.kind == "rival"
+        expected = [row.policy.method if rival else KINDS[row.kind].label]
+        expected.append(percent(row.score.mean))
         expected.append(f"{percent(row.score.low)} to {percent(row.score.high)}")
         for difference in (row.versus_unpruned, row.versus_paper):
             if difference is not None:
@@ -136,7 +137,7 @@ def test_adaptive_rows_and_groups_are_in_tables(page, results):
         gains = [row.adaptive_minus_fixed, row.group_minus_fixed, row.oracle_minus_fixed]
         expected = [percent(p.mean) for p in parts] + [signed(g.mean) for g in gains]
         assert any(all(part in line for part in expected) for line in page.rows), expected
-    adaptive = next(r for r in results.report if r.name == "adaptive" and r.budget == 11)
+    adaptive = next(r for r in results.report if r.kind == "adaptive" and r.tokens == 11)
     for group, interval in adaptive.by_group.items():
         assert any(line.startswith(group) and percent(interval.mean) in line for line in page.rows)
 
@@ -144,51 +145,65 @@ def test_adaptive_rows_and_groups_are_in_tables(page, results):
 def test_the_figures_hold_the_results_numbers(page, results):
     pareto, *curves = figures_of(page)[:4]
     traces = {trace["name"]: trace for trace in pareto["data"]}
-    assert traces["Trial (tune split)"]["y"] == [t.score * 100 for t in results.trials]
-    adaptive = sorted(
-        (r for r in results.report if r.name == "adaptive"), key=lambda r: r.budget or 0
-    )
-    trace = traces["Tuned, adaptive alpha"]
-    assert trace["y"] == [r.score.mean * 100 for r in adaptive]
-    tops = [y + e for y, e in zip(trace["y"], trace["error_y"]["array"], strict=True)]
-    assert tops == pytest.approx([r.score.high * 100 for r in adaptive])
+    assert traces["Trial, tune split"]["y"] == [t.score * 100 for t in results.trials]
+    for name, kind, method in (
+        ("Tuned, by prompt", "adaptive", "resprune"),
+        ("divprune", "rival", "divprune"),
+        ("visionzip", "rival", "visionzip"),
+    ):
+        rows = [r for r in results.report if (r.kind, r.policy.method) == (kind, method)]
+        trace = traces[name]
+        assert trace["y"] == [r.score.mean * 100 for r in rows]
+        tops = [y + e for y, e in zip(trace["y"], trace["error_y"]["array"], strict=True)]
+        assert tops == pytest.approx([r.score.high * 100 for r in rows])
+        assert (trace["marker"]["color"], len(rows)) == (KINDS[kind].color, 3)
+    assert traces["divprune"]["marker"]["symbol"] != traces["visionzip"]["marker"]["symbol"]
     shown = {tuple(t["y"]) for figure in curves for t in figure["data"]}
     assert shown == {tuple(s * 100 for s in c.scores) for c in results.curves}
 
 
-def test_alphas_that_were_never_chosen_are_shown_as_such(results_data):
-    results_data["adaptive"][1]["alpha_histogram"] = {"0.25": 30, "2": 10}
+def test_arms_that_were_never_chosen_are_shown_as_such(results_data):
+    results_data["adaptive"][1]["chosen"] = [0, 30, 0, 0, 0, 10, 0]
     figures = figures_of(Page(render(Results.model_validate(results_data))))
     bars = [f["data"][0] for f in figures if f["data"][0].get("type") == "bar"][1]
     assert bars["x"] == ["0", "0.25", "0.5", "0.75", "1", "2", "4"]
     assert bars["y"] == [0, 75, 0, 0, 0, 25, 0]
+    blue = [color == KINDS["tuned"].color for color in bars["marker"]["color"]]
+    assert blue == [False, True, False, False, False, False, False]  # the best fixed arm
+
+
+def test_a_curve_is_marked_at_the_chosen_and_at_the_paper_value(page):
+    first = figures_of(page)[1]["layout"]  # 22 tokens; values stand at 0, 1, 2, ...
+    marked = {shape["line"]["color"]: shape["x0"] for shape in first["shapes"]}
+    assert marked == {KINDS["tuned"].color: 1, KINDS["paper-default"].color: 3}
+    assert first["xaxis"]["ticktext"][1] == "0.25"
+    assert first["xaxis"]["ticktext"][3] == "0.75"
+
+
+def test_an_interval_is_defined_as_a_procedure(page):
+    said = " ".join(page.text.split())
+    assert "bootstrap interval over images" in said
+    assert "such intervals would cover the mean over all images about 95 times in 100" in said
 
 
 def test_the_front_is_what_no_trial_beats(results):
     found = front(results.trials)
 
     def beats(a, b):
-        at_least = a.budget <= b.budget and a.score >= b.score
-        return at_least and (a.budget, a.score) != (b.budget, b.score)
+        at_least = a.tokens <= b.tokens and a.score >= b.score
+        return at_least and (a.tokens, a.score) != (b.tokens, b.score)
 
     expected = [t for t in results.trials if not any(beats(o, t) for o in results.trials)]
-    assert sorted(t.number for t in found) == sorted(t.number for t in expected)
-
-
-def test_trials_that_failed_are_no_points():
-    def trial(number, state):
-        fields = {"params": {}, "budget": 5, "score": 0.5, "seconds": 1.0}
-        return TrialResult(number=number, state=state, **fields)
-
-    assert [t.number for t in front([trial(0, "fail"), trial(1, "complete")])] == [1]
+    assert found == sorted(expected, key=lambda t: t.tokens)
+    assert len(found) == 3
 
 
 def test_within_noise_is_called_that(results_data):
     for row in results_data["report"]:
-        if row["name"] == "adaptive" and row["budget"] == 11:
+        if row["kind"] == "adaptive" and row["tokens"] == 11:
             row["versus_paper"] = {"mean": 0.004, "low": -0.002, "high": 0.01}
     page = Page(render(Results.model_validate(results_data)))
-    assert "within noise. The interval covers zero" in page.text
+    assert "within noise, these samples do not tell the two apart." in page.text
     (line,) = [line for line in page.rows if "recommended" in line]
     assert "within noise" in line
 
@@ -206,16 +221,16 @@ def poison(value, keep=()):
 
 
 def test_no_text_of_the_results_becomes_markup(results_data):
-    fixed = ("name", "alpha", "positions", "image_png_base64", "metric", "state")
+    fixed = ("kind", "policy", "setting", "recommended", "option", "image_png_base64", "metric")
     data = poison(results_data, keep=fixed)
-    for key in ("feature_weights",):
-        data[key] = [{**row, "name": row["name"] + EVIL} for row in results_data[key]]
-    data["importances"] = {k + EVIL: v for k, v in results_data["importances"].items()}
+    data["importances"] = {
+        method + EVIL: {k + EVIL: v for k, v in shares.items()}
+        for method, shares in results_data["importances"].items()
+    }
     data["environment"] = {k + EVIL: EVIL for k in results_data["environment"]}
+    data["cost"]["seconds"] = {k + EVIL: v for k, v in results_data["cost"]["seconds"].items()}
     for row in data["report"]:
         row["by_group"] = {k + EVIL: v for k, v in row["by_group"].items()}
-    for curve in data["curves"]:
-        curve["seed_strategy"] += EVIL
     poisoned = render(Results.model_validate(data), study_toml=EVIL)
     for row in results_data["feature_weights"]:
         row["name"] += "!"  # unknown features on both sides: known ones are explained
@@ -228,6 +243,25 @@ def test_no_text_of_the_results_becomes_markup(results_data):
         for text in texts(figure):
             assert "<img" not in text
     assert page.scripts[0] == clean.scripts[0]
+
+
+def test_no_text_of_a_third_partys_method_becomes_markup(results_data, monkeypatch):
+    """Names of methods and values of options come from whoever wrote the method."""
+    from tuner.output import frame, wording
+    from tuner.output.report import figures as drawn
+    from tuner.output.report import page as paged
+
+    clean = Page(render(Results.model_validate(results_data)))
+    for module in (frame, wording, drawn, paged):
+        real = module.policy_text
+        monkeypatch.setattr(module, "policy_text", lambda *a, real=real, **k: real(*a, **k) + EVIL)
+    for module in (drawn, paged):
+        monkeypatch.setattr(module, "arms_text", lambda p: (EVIL, [f"{i}{EVIL}" for i in range(7)]))
+    page = Page(render(Results.model_validate(results_data)))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in clean.elements]
+    for figure in figures_of(page):
+        for text in texts(figure):
+            assert "<img" not in text
 
 
 def texts(value):
@@ -247,10 +281,14 @@ def test_an_image_that_is_none_is_said(results_data):
 
 
 def test_kept_tokens_are_holes_in_the_fading(results_data):
-    example = results_data["examples"][0]
-    svg = kept_svg(example["image_png_base64"], [(0, 8, 8, 16)], "x", "#123456")
-    assert 'viewBox="0 0 112 112"' in svg
-    fade, outline = re.findall(r'<path d="([^"]*)"', svg)
+    results_data["examples"] = results_data["examples"][:1]
+    panels = results_data["examples"][0]["panels"]
+    del panels[1]
+    panels[0]["boxes"] = [(0, 8, 8, 16)]
+    page = Page(render(Results.model_validate(results_data)))
+    frames = [a["viewbox"] for tag, a in page.elements if tag == "svg"]
+    assert frames == ["0 0 112 112", "0 0 112 112"]  # the image alone, and the panel
+    fade, outline = [a["d"] for tag, a in page.elements if tag == "path"]
     assert fade == "M0 0H112V112H0Z" + outline
     assert outline == "M0 8H8V16H0Z"
 
@@ -259,7 +297,9 @@ def test_kept_tokens_are_holes_in_the_fading(results_data):
 
 
 @pytest.mark.parametrize(
-    "empty", ["examples", "adaptive", "curves", "importances", "feature_weights", "notes", "groups"]
+    "empty",
+    ["examples", "adaptive", "curves", "importances", "feature_weights", "notes", "groups"]
+    + ["trials", "baselines", "chosen", "report"],
 )
 def test_a_part_that_is_missing_is_left_out(results_data, empty):
     results_data[empty] = type(results_data[empty])()
@@ -278,8 +318,28 @@ def test_results_with_next_to_nothing_still_make_a_page(results_data):
 def test_a_model_without_a_fixed_number_of_tokens(results_data):
     results_data["model"]["visual_tokens"] = None
     text = Page(render(Results.model_validate(results_data))).text
-    assert "Keep 11 visual tokens, with alpha" in text
+    assert "Keep 11 visual tokens: resprune, alpha by prompt" in text
     assert "None" not in text
+
+
+def test_a_ratio_says_its_mean_count_too(results_data):
+    for part in ("chosen", "report"):
+        for row in results_data[part]:
+            policy = row["policy"]
+            for setting in policy.get("arms", [policy]):
+                if setting["budget"] == {"count": 11}:
+                    setting["budget"] = {"ratio": 0.055}
+    results_data["recommended"] = {"ratio": 0.055}
+    text = Page(render(Results.model_validate(results_data))).text
+    assert "Keep 0.055 of each image: 11 of 196 visual tokens (5.6 %) on average" in text
+
+
+def test_a_method_that_keeps_all_it_can_still_makes_a_page(results_data):
+    """A row without a count of its own beside 'all tokens' does not stop the figures."""
+    for row in results_data["report"]:
+        row["tokens"] = None
+    results_data["model"]["visual_tokens"] = None
+    Page(render(Results.model_validate(results_data)))
 
 
 def test_scores_below_zero_are_not_percent(results_data):
@@ -299,7 +359,8 @@ def test_the_file_is_the_page_with_the_study_as_it_was_written(run_dir, results)
     path = write_report(run_dir)
     assert path == run_dir / REPORT_FILE
     source = path.read_text(encoding="utf-8")
-    assert html.escape("name = '<mine>'") in source
+    assert "name = '<mine>'" in Page(source).text
+    assert "<mine>" not in source
     (run_dir / "study.toml").unlink()
     assert '"tolerance": 0.02' in Page(write_report(run_dir).read_text()).text
 
@@ -334,4 +395,4 @@ def test_a_browser_draws_every_figure(run_dir, tmp_path):
     command = ["chromium", *options, f"--user-data-dir={tmp_path / 'chromium'}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     drawn = re.findall(r'id="figure-(\d+)" class="plot js-plotly-plot"', done.stdout)
-    assert len(drawn) == 10
+    assert len(drawn) == 11

@@ -4,18 +4,19 @@ import re
 
 import pytest
 
-from tuner.card import render_card
-from tuner.export import build_config
-from tuner.results import Results
-from tuner.wording import Scale, verdict
+from resprune.budget import Count
+from tuner.output.card import render_card
+from tuner.output.export import build_config
+from tuner.output.wording import Scale, verdict
+from tuner.results.rows import KINDS
+from tuner.results.schema import Results
 
 
 def card_of(data):
     for chosen in data["chosen"]:
-        if chosen["alpha"] == "adaptive":
-            chosen["alpha"] = chosen["fixed_alpha"]
+        chosen["policy"] = chosen["setting"]
     results = Results.model_validate(data)
-    return render_card(results, build_config(results, None, "run")), results
+    return render_card(results), results
 
 
 def percent(value):
@@ -30,19 +31,20 @@ def test_every_score_of_the_report_split_is_there(results_data):
     for row in results.report:
         low, high = percent(row.score.low), percent(row.score.high)
         expected = f"{percent(row.score.mean)} % ({low} to {high})"
-        assert any(row.label in line and expected in line for line in lines)
+        label = row.policy.method if row.kind == "rival" else KINDS[row.kind].label
+        assert any(label in line and expected in line for line in lines)
 
 
 def test_the_first_sentence_is_the_answer(results_data):
     card, _ = card_of(results_data)
-    assert "**Keep 11 of 196 visual tokens (5.6 %), with alpha 0.25.**" in card
+    assert "**Keep 11 of 196 visual tokens (5.6 %): resprune, alpha 0.25, seed cls\\_attention.**" in card
     assert "On 1,000 samples that the study had not used, this scores 77.0 %" in card
 
 
 def test_what_the_numbers_rest_on_is_said(results_data):
     card, _ = card_of(results_data)
     for part in (
-        "Study: nano-llava, objective pareto, seed 0, 60 trials",
+        "Study: nano-llava, objective pareto, seed 0, 90 trials",
         "300 samples on 38 images",
         "2,000 samples on 250 images",
         "1,000 samples on 125 images",
@@ -80,7 +82,7 @@ def test_its_lines_of_python_run(results_data, tmp_path, monkeypatch):
     monkeypatch.setattr("resprune.attachment.attach", Attached)
     names = {"model": Model(), "processor": "p", "inputs": {"input_ids": 1}}
     exec(code.replace("THIS_FOLDER", str(tmp_path)), names)
-    assert called["attach"][2].default_budget == 11
+    assert called["attach"][2].default == Count(count=11)
     assert called["generate"] == {"input_ids": 1, "max_new_tokens": 20}
     assert called["done"]
 
@@ -97,13 +99,13 @@ def test_its_lines_of_python_run(results_data, tmp_path, monkeypatch):
 )
 def test_a_difference_is_called_by_its_interval(results_data, low, high, expected):
     for row in results_data["report"]:
-        if row["name"] == "tuned" and row["budget"] == 11:
+        if row["kind"] == "tuned" and row["tokens"] == 11:
             row["versus_paper"] = {"mean": (low + high) / 2, "low": low, "high": high}
     card, results = card_of(results_data)
-    row = next(r for r in results.report if r.name == "tuned" and r.budget == 11)
+    row = next(r for r in results.report if r.kind == "tuned" and r.tokens == 11)
     assert verdict(row.versus_paper) == expected
     (line,) = [line for line in card.splitlines() if line.startswith("| 11 of 196")]
-    assert line.rstrip(" |").endswith(expected)
+    assert line.split(" | ")[3].endswith(expected)
     (sentence,) = [s for s in card.splitlines() if "the paper's default settings at" in s]
     assert ("within noise" in sentence) == (expected == "within noise")
     assert ("more than chance" in sentence) == (expected != "within noise")
@@ -112,7 +114,12 @@ def test_a_difference_is_called_by_its_interval(results_data, low, high, expecte
 def test_texts_of_the_study_cannot_write_markdown(results_data):
     results_data["model"]["id"] = "x](http://a.example) <script>alert(1)</script>"
     results_data["notes"] = ["| a | b |\n# heading"]
+    results_data["environment"] = {"[a](http://a.example)": "<b>"}
+    results_data["study"]["study"]["name"] = "`*x*` <i>"
     card, _ = card_of(results_data)
+    assert "<i>" not in card
+    assert "<b>" not in card
+    assert "\\`\\*x\\*\\`" in card
     assert "<script" not in card
     assert not re.search(r"(?<!\\)\]\(http", card)
     assert "\n# heading" not in card
@@ -128,7 +135,7 @@ def test_log_likelihoods_are_not_percent(results_data):
     results_data["study"]["task"]["metric"] = "log_likelihood"
     results = Results.model_validate(results_data)
     scale = Scale.of(results)
-    assert scale.score(-1.25) == "\N{MINUS SIGN}1.250"
+    assert scale.number(-1.25) + scale.unit == "\N{MINUS SIGN}1.250"
     assert " %" not in scale.interval(results.report[0].score)
 
 
@@ -144,7 +151,7 @@ def test_a_difference_that_rounds_to_zero_has_none(value):
 
 def test_two_equal_scores_are_level(results_data):
     for row in results_data["report"]:
-        if row["name"] == "tuned" and row["budget"] == 11:
+        if row["kind"] == "tuned" and row["tokens"] == 11:
             row["versus_paper"] = {"mean": 0.0, "low": -0.01, "high": 0.01}
     card, _ = card_of(results_data)
     assert "Level with the paper's default settings at the same budget" in card

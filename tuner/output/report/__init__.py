@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resprune.errors import StudyError
 from resprune.files import write_text
-from tuner.results import Results
+from tuner.results.schema import Results
 from tuner.study import STUDY_FILE
 
 REPORT_FILE = "report.html"
@@ -27,7 +27,7 @@ def render(results: Results, study_toml: str | None = None) -> str:
     Returns:
         The page.
     """
-    from tuner.report.page import render_page
+    from tuner.output.report.page import render_page
 
     return render_page(results, study_toml)
 

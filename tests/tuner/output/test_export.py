@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from resprune.budget import Count
 from resprune.config import PruningConfig
 from resprune.errors import ConfigError, ResPruneError, StudyError
-from tuner.export import build_config, export_run
-from tuner.results import RESULTS_FILE, Results
+from resprune.setting import Adaptive, Setting
+from tuner.output.export import build_config, export_run
+from tuner.results.schema import RESULTS_FILE, Results
 
 FILES = ["README.md", "alpha_predictor.json", "pruning_config.json"]
 
@@ -23,17 +25,27 @@ def test_the_directory_reads_back_as_the_chosen_configs(run_dir, results):
     assert folder == run_dir / "config"
     assert names(folder) == FILES
     config = PruningConfig.from_pretrained(folder)
+    assert list(config.table) == [chosen.policy for chosen in results.chosen]
     for chosen in results.chosen:
-        entry = config.entry(chosen.budget)
-        assert (entry.alpha, entry.seed_strategy) == (chosen.alpha, chosen.seed_strategy)
-    assert config.default_budget == results.recommended_budget
+        assert config.policy(chosen.policy.budget) == chosen.policy
+    assert [type(policy) for policy in config.table] == [Setting, Adaptive, Adaptive]
+    assert config.default == results.recommended
     assert config.backbone is not None
     assert config.backbone.model_dump() == results.model.model_dump()
     assert (config.nouns.pipeline, config.nouns.version) == ("resprune_en_nouns", "0.1.0")
-    assert (config.pooling, config.normalization, config.positions) == ("max", "minmax", "keep")
     assert config.predictor is not None
-    assert config.predictor.fixed_alpha(11) == results.chosen[1].fixed_alpha
-    assert not config.untested
+
+
+def test_other_budgets_may_have_other_methods_and_options(results_data):
+    several = {22: ("divprune", {}), 6: ("resprune", {"alpha": 2.0, "pooling": "mean"})}
+    for chosen in results_data["chosen"]:
+        method, options = several.get(chosen["tokens"], ("resprune", {"alpha": 0.25}))
+        setting = Setting.of(method, chosen["tokens"], **options)
+        chosen["policy"] = chosen["setting"] = setting.model_dump(mode="json")
+    config = build_config(Results.model_validate(results_data), None, "run")
+    assert [policy.method for policy in config.table] == ["divprune", "resprune", "resprune"]
+    assert [config.policy(n).option("pooling") for n in (22, 11, 6)] == [None, "max", "mean"]
+    assert config.policy().budget == Count(count=11)
 
 
 def test_exporting_again_replaces_the_old_export(run_dir):
@@ -52,21 +64,12 @@ def test_it_can_be_written_elsewhere(run_dir, tmp_path):
     assert not (run_dir / "config").exists()
 
 
-def test_a_fixed_alpha_needs_no_predictor(run_dir, results_data):
+def test_a_fixed_setting_needs_no_predictor(run_dir, results_data):
     for chosen in results_data["chosen"]:
-        chosen["alpha"] = chosen["fixed_alpha"]
+        chosen["policy"] = chosen["setting"]
     Results.model_validate(results_data).save(run_dir)
     (run_dir / "alpha_predictor.json").unlink()
     assert names(export_run(run_dir)) == ["README.md", "pruning_config.json"]
-
-
-def test_a_budget_tuned_with_other_options_is_left_out_and_said(results_data):
-    results_data["chosen"][0]["pooling"] = "mean"
-    for chosen in results_data["chosen"]:
-        chosen["alpha"] = 1.0
-    with pytest.warns(UserWarning, match=r"\[22\].*left out"):
-        config = build_config(Results.model_validate(results_data), None, "run")
-    assert [entry.budget for entry in config.budgets] == [11, 6]
 
 
 # -- refusals ----------------------------------------------------------------------------
@@ -110,7 +113,7 @@ def test_a_predictor_without_the_budget_is_refused(run_dir):
 
 
 def test_a_recommended_budget_that_was_not_chosen_is_refused(results_data):
-    results_data["recommended_budget"] = 99
+    results_data["recommended"] = {"count": 99}
     with pytest.raises(StudyError, match=r"99.*22, 11, 6"):
         build_config(Results.model_validate(results_data), None, "run")
 
@@ -160,8 +163,8 @@ def fail_on(monkeypatch, owner, name, number):
         (Path, "write_text", 3),  # the card
         (os, "replace", 1),
         (os, "replace", 2),
-        (Path, "rename", 1),  # the old export out of the way
-        (Path, "rename", 2),  # the new one into its place
+        (os, "replace", 3),  # the old export out of the way
+        (os, "replace", 4),  # the new one into its place
     ],
 )
 def test_a_failure_leaves_the_old_export(run_dir, monkeypatch, owner, name, number):

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from tuner.results import Interval, ReportRow, Results, TrialResult
+from resprune.budget import Count, Energy, Ratio
+from tuner.output.frame import rows_frame
+from tuner.output.wording import Scale, policy_text
+from tuner.results.schema import Results, TrialResult
 
 if TYPE_CHECKING:
     from tuner.predict import PredictResult
 
 _TITLES = {
     "load": "Loading the model and the samples",
-    "baselines": "Baselines: unpruned, random, the paper's default",
+    "baselines": "Baselines: all tokens, random tokens, the paper's default",
     "trials": "Trials on the tune split",
-    "curves": "Alpha curves on the tune split",
-    "alpha fit": "Outcomes over the alpha grid on the fit split",
-    "alpha predictor": "Fitting the alpha predictor",
+    "curves": "Curves on the tune split",
+    "adaptive": "Outcomes of the arms on the fit split",
+    "alpha predictor": "Fitting the predictor",
     "report": "Scoring what was chosen, once, on the report split",
 }
 
@@ -49,7 +52,7 @@ class RichProgress:
         )
         self._task = self._bar.add_task("", total=None)
         self._begin = time.perf_counter()
-        self._best: dict[int, TrialResult] = {}
+        self._best: dict[Count | Ratio | Energy, TrialResult] = {}
         self._in_trials = False
 
     def __enter__(self) -> Self:
@@ -78,12 +81,12 @@ class RichProgress:
 
     def trial(self, trial: TrialResult, done: int, total: int) -> None:
         """Move the bar and show the best so far."""
-        best = self._best.get(trial.budget)
-        if best is None or trial.score > best.score:
-            self._best[trial.budget] = trial
-        shown = "  ".join(
-            f"{budget}: {found.score:.3f} (alpha {found.params['alpha']:g})"
-            for budget, found in sorted(self._best.items(), reverse=True)
+        best = self._best.setdefault(trial.setting.budget, trial)
+        if trial.score > best.score:
+            self._best[trial.setting.budget] = trial
+        shown = "; ".join(
+            f"{budget}: {found.score:.3f} ({escape(policy_text(found.setting))})"
+            for budget, found in sorted(self._best.items(), key=lambda item: -item[1].tokens)
         )
         self._bar.update(self._task, completed=done, total=total, description=f"best {shown}")
         if done % 20 == 0 or done == total:
@@ -92,41 +95,24 @@ class RichProgress:
 
 def show_results(results: Results, run_dir: Path, console: Console) -> None:
     """Print the answer: a row a budget, then where the files are."""
+    scale, rows = Scale.of(results), rows_frame(results)
     table = Table(title="Report split, 95 % intervals", title_justify="left")
-    for head in ("tokens", "alpha", "seed strategy", "score", "against unpruned",
-                 "against the paper's default"):  # fmt: skip
-        table.add_column(head, justify="left" if head == "seed strategy" else "right")
-    unpruned = next(row for row in results.report if row.name == "unpruned")
-    table.add_row(f"all {results.model.visual_tokens or ''}", "", "", _value(unpruned.score))
-    for chosen in sorted(results.chosen, key=lambda c: -c.budget):
-        row = _deployed(results.report, chosen.budget, chosen.alpha == "adaptive")
-        mark = " *" if chosen.budget == results.recommended_budget else ""
-        alpha = chosen.alpha if isinstance(chosen.alpha, str) else f"{chosen.alpha:g}"
-        table.add_row(
-            f"{chosen.budget}{mark}",
-            alpha,
-            chosen.seed_strategy,
-            _value(row.score),
-            _value(row.versus_unpruned, signed=True),
-            _value(row.versus_paper, signed=True),
-        )
+    heads = ("tokens", "score", "against all tokens", "against the paper's default")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("setting")
+    shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
+    for row in shown.itertuples():
+        differences = ("", "")
+        if row.exported:
+            differences = (scale.difference(row.versus_unpruned), scale.difference(row.versus_paper))
+        kept = f"{row.tokens or ''}{' *' if row.recommended else ''}"
+        table.add_row(kept, scale.interval(row), *differences, escape(row.setting))
     console.print(table)
     for note in results.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
     console.print(f"Report: {run_dir / 'report.html'}", markup=False)
-
-
-def _deployed(rows: Sequence[ReportRow], budget: int, adaptive: bool) -> ReportRow:
-    name = "adaptive" if adaptive else "tuned"
-    return next(row for row in rows if row.budget == budget and row.name == name)
-
-
-def _value(interval: Interval | None, *, signed: bool = False) -> str:
-    if interval is None:
-        return ""
-    sign = "+" if signed else ""
-    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
 
 
 def show_prediction(result: PredictResult, console: Console) -> None:
