@@ -29,41 +29,81 @@ def old_form(run: Path) -> dict[str, Plain]:
     predictor = run / "config" / "alpha_predictor.json"
     return {
         "trials": [
-            [t["number"], t["params"]["alpha"], t["params"]["seed_strategy"], t["budget"], t["score"]]
+            [
+                t["number"],
+                t["params"]["alpha"],
+                t["params"]["seed_strategy"],
+                t["budget"],
+                t["score"],
+            ]
             for t in data["trials"]
         ],
         "baselines": [[b["name"], b["budget"], b["score"]] for b in data["baselines"]],
         "importances": data["importances"],
         "curves": [
-            [c["budget"], c["seed_strategy"], c["split"], c["alphas"], c["scores"],
-             c["standard_errors"]]
+            [
+                c["budget"],
+                c["seed_strategy"],
+                c["split"],
+                c["alphas"],
+                c["scores"],
+                c["standard_errors"],
+            ]
             for c in data["curves"]
-        ],  # fmt: skip
+        ],
         "chosen": [
-            [c["budget"], c["alpha"] == "adaptive", c["fixed_alpha"], c["seed_strategy"],
-             c["pooling"], c["normalization"], c["positions"], c["tune_score"]]
+            [
+                c["budget"],
+                c["alpha"] == "adaptive",
+                c["fixed_alpha"],
+                c["seed_strategy"],
+                c["pooling"],
+                c["normalization"],
+                c["positions"],
+                c["tune_score"],
+            ]
             for c in data["chosen"]
-        ],  # fmt: skip
+        ],
         "recommended": data["recommended_budget"],
         "report": [
-            [r["name"], r["budget"], r["score"], r["versus_unpruned"], r["versus_paper"],
-             r["by_group"], None if r["name"] in ("unpruned", "random", "relevance-only",
-                                                  "adaptive") else setting(r)]
+            [
+                r["name"],
+                r["budget"],
+                r["score"],
+                r["versus_unpruned"],
+                r["versus_paper"],
+                r["by_group"],
+                None
+                if r["name"] in ("unpruned", "random", "relevance-only", "adaptive")
+                else setting(r),
+            ]
             for r in data["report"]
-        ],  # fmt: skip
+        ],
         "adaptive": [
-            [a["budget"], a["best_fixed_alpha"], a["by_group_alpha"], a["strength"],
-             {k: v for k, v in a["alpha_histogram"].items() if v},
-             *(a[k] for k in _ADAPTIVE)]
+            [
+                a["budget"],
+                a["best_fixed_alpha"],
+                a["by_group_alpha"],
+                a["strength"],
+                {k: v for k, v in a["alpha_histogram"].items() if v},
+                *(a[k] for k in _ADAPTIVE),
+            ]
             for a in data["adaptive"]
-        ],  # fmt: skip
+        ],
         "feature_weights": data["feature_weights"],
         "examples": [
-            [e["question"], e["answer"], e["nouns"], e["image_png_base64"],
-             [[p["label"], p["alpha"], p["kept"], p["boxes"], p["prediction"]]
-              for p in e["panels"]]]
+            [
+                e["question"],
+                e["answer"],
+                e["nouns"],
+                e["image_png_base64"],
+                [
+                    [p["label"], p["alpha"], p["kept"], p["boxes"], p["prediction"]]
+                    for p in e["panels"]
+                ],
+            ]
             for e in data["examples"]
-        ],  # fmt: skip
+        ],
         "splits": data["splits"],
         "model": data["model"],
         "cost": [data["cost"][k] for k in ("encoder_calls", "prefills", "trials")],
@@ -71,19 +111,32 @@ def old_form(run: Path) -> dict[str, Plain]:
         "config": [
             [config["default_budget"], config["backbone"], config["nouns"]],
             [
-                [e["budget"], e["alpha"] if e["alpha"] != "adaptive" else "by prompt",
-                 e["seed_strategy"], config["pooling"], config["normalization"], config["eps"],
-                 config["positions"]]
+                [
+                    e["budget"],
+                    e["alpha"] if e["alpha"] != "adaptive" else "by prompt",
+                    e["seed_strategy"],
+                    config["pooling"],
+                    config["normalization"],
+                    config["eps"],
+                    config["positions"],
+                ]
                 for e in config["budgets"]
             ],
-        ],  # fmt: skip
+        ],
         "predictor": _predictor(_read(predictor), "budget") if predictor.exists() else None,
         kinds["budget"]: sorted({t["budget"] for t in data["trials"]}),
     }
 
 
-_ADAPTIVE = ("best_fixed", "adaptive", "best_per_group", "oracle", "adaptive_minus_fixed",
-             "group_minus_fixed", "oracle_minus_fixed")  # fmt: skip
+_ADAPTIVE = (
+    "best_fixed",
+    "adaptive",
+    "best_per_group",
+    "oracle",
+    "adaptive_minus_fixed",
+    "group_minus_fixed",
+    "oracle_minus_fixed",
+)
 
 
 def new_form(run: Path) -> dict[str, Plain]:
@@ -105,41 +158,76 @@ def new_form(run: Path) -> dict[str, Plain]:
         "baselines": [[b["kind"], b["tokens"], b["score"]] for b in data["baselines"]],
         "importances": data["importances"]["resprune"],
         "curves": [
-            [c["tokens"], options(c["setting"])["seed_strategy"], c["split"], c["values"],
-             c["scores"], c["standard_errors"]]
+            [
+                c["tokens"],
+                options(c["setting"])["seed_strategy"],
+                c["split"],
+                c["values"],
+                c["scores"],
+                c["standard_errors"],
+            ]
             for c in data["curves"]
-        ],  # fmt: skip
+        ],
         "chosen": [
-            [c["tokens"], "arms" in c["policy"], *setting(c["setting"]),
-             options(c["setting"])["relevance"]["pooling"],
-             options(c["setting"])["relevance"]["normalization"], c["setting"]["positions"],
-             c["tune_score"]]
+            [
+                c["tokens"],
+                "arms" in c["policy"],
+                *setting(c["setting"]),
+                options(c["setting"])["relevance"]["pooling"],
+                options(c["setting"])["relevance"]["normalization"],
+                c["setting"]["positions"],
+                c["tune_score"],
+            ]
             for c in data["chosen"]
-        ],  # fmt: skip
+        ],
         "recommended": next(
             c["tokens"] for c in data["chosen"] if c["setting"]["budget"] == data["recommended"]
         ),
         "report": [
-            [r["kind"], r["tokens"], r["score"], r["versus_unpruned"], r["versus_paper"],
-             r["by_group"],
-             None if r["kind"] in ("unpruned", "random", "relevance-only", "adaptive")
-             else setting(r["policy"])]
+            [
+                r["kind"],
+                r["tokens"],
+                r["score"],
+                r["versus_unpruned"],
+                r["versus_paper"],
+                r["by_group"],
+                None
+                if r["kind"] in ("unpruned", "random", "relevance-only", "adaptive")
+                else setting(r["policy"]),
+            ]
             for r in data["report"]
-        ],  # fmt: skip
+        ],
         "adaptive": [
-            [a["tokens"], _alpha(a, a["policy"]["fallback"]),
-             {g: _alpha(a, arm) for g, arm in a["by_group_arm"].items()}, a["strength"],
-             {f"{_alpha(a, i):g}": n for i, n in enumerate(a["chosen"]) if n},
-             *(a[k] for k in _ADAPTIVE)]
+            [
+                a["tokens"],
+                _alpha(a, a["policy"]["fallback"]),
+                {g: _alpha(a, arm) for g, arm in a["by_group_arm"].items()},
+                a["strength"],
+                {f"{_alpha(a, i):g}": n for i, n in enumerate(a["chosen"]) if n},
+                *(a[k] for k in _ADAPTIVE),
+            ]
             for a in data["adaptive"]
-        ],  # fmt: skip
+        ],
         "feature_weights": data["feature_weights"],
         "examples": [
-            [e["question"], e["answer"], e["nouns"], e["image_png_base64"],
-             [[p["kind"], options(p["setting"])["alpha"], p["kept"], p["boxes"], p["prediction"]]
-              for p in e["panels"]]]
+            [
+                e["question"],
+                e["answer"],
+                e["nouns"],
+                e["image_png_base64"],
+                [
+                    [
+                        p["kind"],
+                        options(p["setting"])["alpha"],
+                        p["kept"],
+                        p["boxes"],
+                        p["prediction"],
+                    ]
+                    for p in e["panels"]
+                ],
+            ]
             for e in data["examples"]
-        ],  # fmt: skip
+        ],
         "splits": data["splits"],
         "model": data["model"],
         "cost": [data["cost"][k] for k in ("encoder_calls", "prefills", "trials")],

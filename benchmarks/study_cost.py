@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resprune import PruningConfig, attach
 from tuner.cache import processed
 from tuner.objective import Search
+
+from resprune import PruningConfig, attach
 from tuner.run import Silent, _Run
 from tuner.study import StudyConfig, find_study, load_study
 from tuner.tasks import Sample

@@ -163,7 +163,7 @@ def predict(
 
 def _load(config: PruningConfig, model: str | None, where: str) -> Backbone:
     """Load the model that is named, or else the one the config was made for."""
-    from tuner.models import load_backbone
+    from tuner.scoring.model import load_backbone
     from tuner.study import BackboneSection
 
     made_for = config.backbone

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resprune.files import write_json, write_text
-
 from resprune.budget import Budget
 from resprune.errors import StudyError
+from resprune.files import write_json, write_text
 from resprune.setting import PREDICTOR_FILE, Adaptive, Setting
 from tuner.progress import Progress
 from tuner.results.schema import Chosen, Results

@@ -18,10 +18,21 @@ from resprune.methods.base import (
     Selection,
     get,
     names,
+    per_prompt_options,
     register,
 )
 
-__all__ = ["Batch", "Inputs", "Method", "Nested", "Selection", "get", "names", "register"]
+__all__ = [
+    "Batch",
+    "Inputs",
+    "Method",
+    "Nested",
+    "Selection",
+    "get",
+    "names",
+    "per_prompt_options",
+    "register",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from resprune.errors import ResPruneError, UnsupportedModelError, near_names
-from resprune.options import Options
+from resprune.options import Options, searchable
 
 Stage = Literal["none", "image", "tokens"]
 """Where a method acts: nowhere, on the image before the tower, or on the tokens before the LLM."""
@@ -221,6 +221,17 @@ def _load_installed() -> None:
                 f"load ({type(error).__name__}: {error}); mend or uninstall its package",
                 stacklevel=3,
             )
+
+
+def per_prompt_options() -> list[str]:
+    """Return the options, of any method, that an adaptive policy may choose for each prompt."""
+    found = {
+        name
+        for method in names()
+        for name, search in searchable(get(method).options).items()
+        if search.per_prompt
+    }
+    return sorted(found)
 
 
 def budget_of(image: Inputs, k: int) -> int:

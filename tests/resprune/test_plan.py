@@ -8,13 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from resprune import methods
-from resprune.alpha import prompt_features
-from resprune.backbones import VisualTokens, for_model
-from resprune.config import BudgetEntry, PruningConfig
-from resprune.errors import ConfigError, ResPruneError
-from resprune.nouns import NounExtractor
 from resprune.selection import (
     Prompt,
     PromptReader,
@@ -24,6 +17,13 @@ from resprune.selection import (
     resolve_budget,
     select,
 )
+
+from resprune import methods
+from resprune.alpha import prompt_features
+from resprune.backbones import VisualTokens, for_model
+from resprune.config import BudgetEntry, PruningConfig
+from resprune.errors import ConfigError, ResPruneError
+from resprune.nouns import NounExtractor
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
-
-from resprune.alpha import FEATURE_NAMES, AlphaPredictor
-from resprune.errors import StudyError
 from tuner.alpha_fit import fit_alpha, grouped_folds
 from tuner.alpha_models import fit_forest, fit_pairs, fit_ridge, forest_arrays, sklearn_forest
 from tuner.compare import paired_bootstrap
+
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.errors import StudyError
 
 F = len(FEATURE_NAMES)
 ALPHAS = np.array([0.0, 0.25, 0.75, 2.0])

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from tuner.cache import Memo, Outcome, VisualCache, fingerprint, image_key
 
 from resprune import backbones
 from resprune.errors import StudyError
 from tuner import tasks
-from tuner.cache import Memo, Outcome, VisualCache, fingerprint, image_key
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-
 from tuner.choose import Candidate, choose_setting, floor_of, recommend
 from tuner.evaluate import Setting
+
 from tuner.study import ObjectiveSpec
 
 IMAGES = [str(i) for i in range(100)]

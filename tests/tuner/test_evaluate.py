@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-
-from resprune import NounExtractor, PruningConfig, attach, backbones
 from resprune.selection import PromptReader, select
-from tuner import tasks
 from tuner.cache import Memo, VisualCache
 from tuner.evaluate import Engine, Kept, Setting, kept_of
+
+from resprune import NounExtractor, PruningConfig, attach, backbones
+from tuner import tasks
 
 SETTING = Setting(0.75, "cls_attention")
 

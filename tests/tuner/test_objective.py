@@ -3,10 +3,10 @@
 import json
 
 import pytest
-
-from resprune.errors import StudyError
 from tuner.journal import mend_journal, only_one
 from tuner.objective import JOURNAL_FILE, Scored, Search
+
+from resprune.errors import StudyError
 from tuner.study import study_from_dict
 
 COUNTS = {22: 22, 11: 11, 6: 6}

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from resprune.selection import PromptReader
+from tuner.cache import Memo, VisualCache
+from tuner.evaluate import Engine, Kept, Setting
 
 from resprune import NounExtractor, PruningConfig, attach, backbones
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
 from resprune.files import read_json
-from resprune.selection import PromptReader
 from resprune.testing.tiny import tiny_qwen
 from tuner import tasks
-from tuner.cache import Memo, VisualCache
-from tuner.evaluate import Engine, Kept, Setting
 from tuner.results import Results
 from tuner.run import run_study
 from tuner.study import study_from_dict

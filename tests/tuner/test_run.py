@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from tuner.evaluate import Setting
+from tuner.proving import Intervals, adaptive_kept, random_scores
 
 from resprune import PruningConfig, attach
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor, BudgetModel, Linear
 from resprune.errors import ResPruneError, StudyError
 from tuner import tasks
-from tuner.evaluate import Setting
-from tuner.proving import Intervals, adaptive_kept, random_scores
 from tuner.results import Results
 from tuner.run import Silent, _Run, run_study, summary
 from tuner.study import load_study, study_from_dict

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import string
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,12 +12,17 @@ import numpy.typing as npt
 
 from resprune.errors import StudyError, near_names
 from tuner.scoring.outcomes import Outcome
-from tuner.tasks import Sample, Task, normalized
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["answer", "log_likelihood"]
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 LEAST_LOG_LIKELIHOOD = -6.0
 """Below, in nats, a loss says no more than 'wrong'."""
+
+
+def normalized(answer: str) -> str:
+    """Lower the case, strip punctuation and white space: what exact match compares."""
+    return " ".join(answer.lower().translate(_PUNCTUATION).split())
 
 
 class Metric(ABC):
@@ -35,13 +41,14 @@ class Metric(ABC):
     meaning: ClassVar[str]
 
     @abstractmethod
-    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+    def score(
+        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
+    ) -> float:
         """Score one outcome.
 
         Args:
             outcome: What the pruned model gave.
-            sample: Its sample.
-            task: Its task.
+            right: The task's score of an answer to this sample.
             reference: The unpruned model's answer, where the metric ``compares``.
         """
 
@@ -63,9 +70,11 @@ class Score(Metric):
     name = "score"
     meaning = "share of questions answered right, by the task's own rule"
 
-    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+    def score(
+        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
+    ) -> float:
         """Ask the task."""
-        return task.score(str(outcome.answer), sample)
+        return right(str(outcome.answer))
 
 
 class LogLikelihood(Metric):
@@ -75,7 +84,9 @@ class LogLikelihood(Metric):
     kind = "log_likelihood"
     meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
 
-    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+    def score(
+        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
+    ) -> float:
         """Read it."""
         assert outcome.likelihood is not None
         return outcome.likelihood
@@ -98,7 +109,9 @@ class Fidelity(Metric):
     compares = True
     meaning = "share of questions answered as the model itself answers with all tokens"
 
-    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+    def score(
+        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
+    ) -> float:
         """Compare normalised answers."""
         return float(normalized(str(outcome.answer)) == normalized(str(reference)))
 

@@ -16,12 +16,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from resprune.methods.downsample import Downsample
 
 from resprune import methods
 from resprune.alpha import prompt_features
 from resprune.backbones import Backbone, VisualTokens
 from resprune.errors import StudyError
+from resprune.methods.downsample import Downsample
 from resprune.plan import Plan, cosines_of, everything
 from resprune.prompt import Prompt, PromptReader
 from resprune.setting import Setting
@@ -202,7 +202,7 @@ class Split:
             reference = self._reference
         rows = [
             [
-                metric.score(outcome, sample, task, other)
+                metric.score(outcome, partial(task.score, sample=sample), other)
                 for outcome, sample, other in zip(row, self.samples, reference, strict=True)
             ]
             for row in self._outcomes(plans, metric.kind)
@@ -269,7 +269,9 @@ class Split:
     def _resized(self, i: int, setting: Setting) -> Sample:
         sample, tokens = self.samples[i], len(self.visual(i).tokens)
         image = sample.load_image()
-        size = Downsample().resized((image.height, image.width), tokens, setting.budget.limit(tokens))
+        size = Downsample().resized(
+            (image.height, image.width), tokens, setting.budget.limit(tokens)
+        )
         return dataclasses.replace(
             sample,
             load=partial(_load_resized, sample, size),

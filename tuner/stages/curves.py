@@ -25,9 +25,8 @@ def curves(
     tune, grid = opened.split("tune"), opened.study.alpha.grid
     candidates: dict[Budget, list[Candidate]] = {budget: [] for budget in budgets}
     found = []
-    space = opened.spaces.get("resprune")
-    strategies = opened.study.search.options["resprune"]["seed_strategy"] if space else ()
-    for strategy in strategies:
+    space = opened.spaces["resprune"]
+    for strategy in opened.study.search.options["resprune"]["seed_strategy"]:
         bases = [space.base(budget).with_options(seed_strategy=strategy) for budget in budgets]
         settings = [base.with_options(alpha=alpha) for base in bases for alpha in grid]
         tables = tune.scores(settings).reshape(len(budgets), len(grid), len(tune))

@@ -173,8 +173,7 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
     where, fixed = study.study.name, backbone.visual_tokens
     for name, each in study.search.options.items():
         strategies = each.get("seed_strategy", ())
-        assert isinstance(strategies, tuple)
-        backbone.require_signals([s for s in strategies if str(s).endswith("_attention")])
+        backbone.require_signals([s for s in map(str, strategies) if s.endswith("_attention")])
         base = Space(study.search, name, study.budgets()).base(study.budgets()[0])
         backbone.require_signals(signals_of(needs_of(base), backbone.seed_signals))
         if methods.get(name).stage == "image" and fixed is not None:
@@ -183,7 +182,9 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
                 f"gives {fixed} visual tokens whatever the image's size; leave it out"
             )
     seen: dict[int, Budgets] = {}
-    for budget in study.budgets() if fixed is not None else ():
+    for budget in study.budgets():
+        if fixed is None:
+            break
         count = budget.limit(fixed)
         if isinstance(budget, Count) and budget.count > fixed:
             raise StudyError(

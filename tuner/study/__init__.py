@@ -6,7 +6,6 @@ file, the key, the value and the fix.
 
 from __future__ import annotations
 
-from tuner.study.budget import check_budget
 from tuner.study.file import (
     STUDY_FILE,
     dump_study,
@@ -16,12 +15,10 @@ from tuner.study.file import (
     study_names,
 )
 from tuner.study.schema import (
-    AlphaRange,
+    AdaptiveSection,
     AlphaSection,
     BackboneSection,
-    ObjectiveSpec,
     ReportSection,
-    SearchSection,
     SplitSpec,
     StorageSection,
     StudyConfig,
@@ -31,18 +28,15 @@ from tuner.study.schema import (
 
 __all__ = [
     "STUDY_FILE",
-    "AlphaRange",
+    "AdaptiveSection",
     "AlphaSection",
     "BackboneSection",
-    "ObjectiveSpec",
     "ReportSection",
-    "SearchSection",
     "SplitSpec",
     "StorageSection",
     "StudyConfig",
     "StudySection",
     "TaskSection",
-    "check_budget",
     "dump_study",
     "find_study",
     "load_study",

@@ -8,11 +8,11 @@ from typing import Any
 
 from resprune import backbones
 from resprune.backbones import Backbone
+from resprune.budget import Count
 from resprune.errors import ResPruneError
 from tuner import tasks
-from tuner.models import is_local, load_backbone
-from tuner.run import check_model, load_samples
-from tuner.study.budget import count_of
+from tuner.scoring.model import is_local, load_backbone
+from tuner.stages.opened import check_model, load_samples
 from tuner.study.schema import StudyConfig
 
 
@@ -79,12 +79,12 @@ def usual_backbone(family: str) -> Backbone:
 
 def _verdict(study: StudyConfig, backbone: Backbone | None) -> str:
     visual_tokens = None if backbone is None else backbone.visual_tokens
-    budgets = study.budgets()
-    if visual_tokens is not None:
-        budgets = tuple(count_of(budget, visual_tokens) for budget in budgets)
-    listed = ", ".join(map(str, budgets))
-    if study.varies(visual_tokens):
-        kept = f"budgets {listed} (a ratio is a share of each image's tokens)"
-    else:
-        kept = f"{listed} tokens"
-    return f"fine ({study.study.trials} trials at {kept})"
+    budgets = [
+        str(budget if visual_tokens is None else budget.limit(visual_tokens))
+        for budget in study.budgets()
+    ]
+    unit = "tokens" if all(isinstance(b, Count) for b in study.budgets()) else "of an image"
+    return (
+        f"fine ({study.study.trials} trials of {', '.join(study.search.method)} at "
+        f"{', '.join(budgets)} {'tokens' if visual_tokens is not None else unit})"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
@@ -11,20 +11,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
-    TypeAdapter,
     create_model,
     field_validator,
     model_validator,
 )
 
-from resprune.config import ALPHA_MAX, Normalization, Pooling, Positions, SeedStrategy
+from resprune.budget import Budget
 from resprune.errors import near_names
+from resprune.methods import per_prompt_options
+from resprune.options import ALPHA_MAX
 from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
-from tuner.study.budget import Budget, counts_of
+from tuner.search.objectives import FixedBudget, Objective, Pareto
+from tuner.search.section import SearchSection
 
 
 def _check_alpha(value: Any) -> Any:
@@ -50,7 +51,6 @@ Alpha = Annotated[float, BeforeValidator(_check_alpha)]
 _Each = BeforeValidator(_each_once)
 _Some = Field(min_length=1)
 DEFAULT_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
-Alphas = Annotated[tuple[Alpha, ...], _Some, _Each]
 
 
 class SplitSpec(StrictModel):
@@ -72,36 +72,6 @@ class SplitSpec(StrictModel):
         return self.split == other.split and self.offset < ends[1] and other.offset < ends[0]
 
 
-class ObjectiveSpec(StrictModel):
-    """What the study looks for.
-
-    Attributes:
-        kind: ``pareto`` (score against kept tokens), ``fixed-budget`` (the best score at one
-            budget) or ``quality-floor`` (the fewest tokens that keep a share of the unpruned
-            score).
-        tolerance: ``pareto``: how much below the unpruned tune score the recommended budget may
-            be, as a share of that score (for log-likelihood: nats).
-        budget: ``fixed-budget``: visual tokens to keep, a count or a ratio.
-        keep: ``quality-floor``: the share to keep, above 0 and at most 1 (for log-likelihood:
-            ``1 - keep`` nats may be lost).
-    """
-
-    kind: Literal["pareto", "fixed-budget", "quality-floor"] = "pareto"
-    tolerance: float = Field(default=0.02, ge=0.0, le=1.0)
-    budget: Budget | None = None
-    keep: float | None = Field(default=None, gt=0.0, le=1.0)
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
-        for key, kind in (("budget", "fixed-budget"), ("keep", "quality-floor")):
-            given = getattr(self, key) is not None
-            if given and self.kind != kind:
-                raise ValueError(f"{key} belongs to the objective {kind!r}, not {self.kind!r}")
-            if self.kind == kind and not given:
-                raise ValueError(f"the objective {kind!r} needs the key {key!r}")
-        return self
-
-
 class StudySection(StrictModel):
     """Name, seed, number of trials and objective.
 
@@ -115,7 +85,7 @@ class StudySection(StrictModel):
     name: str
     seed: int = Field(default=0, ge=0)
     trials: int = Field(default=60, ge=1)
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: Objective = Pareto()
 
     @field_validator("name")
     @classmethod
@@ -129,7 +99,9 @@ class StudySection(StrictModel):
     @field_validator("objective", mode="before")
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": "pareto", **value} if isinstance(value, Mapping) else value
 
 
 class BackboneSection(StrictModel):
@@ -208,66 +180,6 @@ class TaskSection(tasks.TaskOptions):
         return {name: spec for name, spec in found.items() if spec is not None}
 
 
-class AlphaRange(StrictModel):
-    """A range of alpha to search.
-
-    Attributes:
-        low: Least alpha, 0 or more.
-        high: Greatest alpha, at most 16.
-        step: Resolution.
-    """
-
-    low: Alpha = 0.0
-    high: Alpha = 4.0
-    step: float = Field(default=0.05, gt=0.0)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
-        return self
-
-
-_ALPHAS = TypeAdapter(Alphas, config=ConfigDict(strict=True))
-
-
-class SearchSection(StrictModel):
-    """The search space.
-
-    Attributes:
-        alpha: A range ``{low, high, step}`` or a list.
-        seed_strategy: Seed strategies to try.
-        budget: Budgets to tune for: counts, or ratios of each image's own T. May be left out
-            for the objective ``fixed-budget``, which names its own.
-        pooling: Relevance poolings to try; the first is used where no trial chooses.
-        normalization: Relevance normalisations to try; the first likewise.
-        positions: Position policies to try; the first likewise.
-    """
-
-    alpha: AlphaRange | tuple[float, ...] = AlphaRange()
-    seed_strategy: Annotated[tuple[SeedStrategy, ...], _Some, _Each] = ("cls_attention", "l2_norm")
-    budget: Annotated[tuple[Budget, ...], _Each] = ()
-    pooling: Annotated[tuple[Pooling, ...], _Some, _Each] = ("max",)
-    normalization: Annotated[tuple[Normalization, ...], _Some, _Each] = ("minmax",)
-    positions: Annotated[tuple[Positions, ...], _Some, _Each] = ("keep",)
-
-    @field_validator("alpha", mode="before")
-    @classmethod
-    def _range_or_list(cls, value: Any) -> Any:
-        # chosen here, since pydantic would report on both
-        if isinstance(value, AlphaRange | Mapping):
-            return AlphaRange.model_validate(value)
-        return _ALPHAS.validate_python(value)
-
-    def covers(self, alpha: float, seed_strategy: str) -> bool:
-        """Say whether a setting lies inside the search space."""
-        if isinstance(self.alpha, AlphaRange):
-            inside = self.alpha.low <= alpha <= self.alpha.high
-        else:
-            inside = alpha in self.alpha
-        return inside and seed_strategy in self.seed_strategy
-
-
 class AlphaSection(StrictModel):
     """The alpha grid of the curves, and the alpha predictor fitted over it.
 
@@ -282,6 +194,27 @@ class AlphaSection(StrictModel):
     )
     adaptive: bool = True
     budgets: Annotated[tuple[Budget, ...], _Each] = ()
+
+
+class AdaptiveSection(StrictModel):
+    """What an adaptive policy may choose for each prompt.
+
+    Attributes:
+        vary: Options marked per-prompt; ``alpha`` over the grid, others over what is searched.
+    """
+
+    vary: Annotated[tuple[str, ...], _Some, _Each] = ("alpha",)
+
+    @field_validator("vary")
+    @classmethod
+    def _per_prompt(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = per_prompt_options()
+        for name in value:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} cannot be chosen for each prompt. {near_names(name, known)}"
+                )
+        return value
 
 
 class ReportSection(StrictModel):
@@ -315,6 +248,7 @@ class StudyConfig(StrictModel):
         task: The task, splits and metric.
         search: The search space.
         alpha: The alpha grid and the predictor.
+        adaptive: What the predictor chooses among.
         report: What the report shows.
         storage: Where run folders live.
     """
@@ -324,6 +258,7 @@ class StudyConfig(StrictModel):
     task: TaskSection
     search: SearchSection = SearchSection()
     alpha: AlphaSection = AlphaSection()
+    adaptive: AdaptiveSection = AdaptiveSection()
     report: ReportSection = ReportSection()
     storage: StorageSection = StorageSection()
 
@@ -349,39 +284,15 @@ class StudyConfig(StrictModel):
         strangers = [b for b in self.alpha.budgets if b not in self.budgets()]
         if strangers:
             raise ValueError(
-                f"alpha.budgets {strangers} are not among the budgets {list(self.budgets())}"
+                f"alpha.budgets {[str(b) for b in strangers]} are not among the budgets "
+                f"{[str(b) for b in self.budgets()]}"
             )
         return self
 
-    def budgets(self) -> tuple[int | float, ...]:
+    def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets of the study: those searched, or the objective's own."""
         objective = self.study.objective
-        if objective.budget is not None:
-            return (objective.budget,)
-        return self.search.budget
-
-    def varies(self, visual_tokens: int | None) -> bool:
-        """Say whether a budget is another count for each image: a ratio of a T that varies."""
-        return visual_tokens is None and any(isinstance(b, float) for b in self.budgets())
-
-    def counts(
-        self, visual_tokens: int | None, where: str = "study", lengths: Sequence[int] = ()
-    ) -> dict[int | float, int]:
-        """Turn the budgets into counts of tokens.
-
-        Args:
-            visual_tokens: T of the model where it is fixed, else None.
-            where: Name of the study, for messages.
-            lengths: T of each sample's image where T varies, which ratios need.
-
-        Returns:
-            Count by budget, in the study's order; of a ratio where T varies, the mean count.
-
-        Raises:
-            StudyError: A count over the fixed T, two budgets that are the same count, or a ratio
-                where neither T nor lengths are given.
-        """
-        return counts_of(self.budgets(), visual_tokens, where, lengths)
+        return (objective.budget,) if isinstance(objective, FixedBudget) else self.search.budget
 
     def changed_since(self, older: StudyConfig) -> list[str]:
         """List the keys that may not change while a study is resumed but did.

@@ -11,7 +11,6 @@ import importlib
 import pkgutil
 
 from tuner.tasks.base import (
-    Metric,
     Sample,
     Task,
     TaskOptions,
@@ -20,12 +19,10 @@ from tuner.tasks.base import (
     get,
     make,
     names,
-    normalized,
     register,
 )
 
 __all__ = [
-    "Metric",
     "Sample",
     "Task",
     "TaskOptions",
@@ -34,7 +31,6 @@ __all__ = [
     "get",
     "make",
     "names",
-    "normalized",
     "register",
 ]
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from PIL import Image
 from pydantic import Field, ValidationError, field_validator
 
 from resprune.errors import ResPruneError, StudyError, near_names
 from resprune.validation import StrictModel, explain
-
-Metric = Literal["score", "log_likelihood", "fidelity"]
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from tuner.scoring import metrics
+from tuner.scoring.metrics import normalized
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,15 @@ class TaskOptions(StrictModel):
     """
 
     name: str
-    metric: Metric = "score"
+    metric: str = "score"
     max_new_tokens: int = Field(default=16, ge=1)
     answer_format: str = "Answer the question using a single word or phrase."
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        metrics.get(value)
+        return value
 
     @field_validator("name")
     @classmethod
@@ -175,11 +179,6 @@ def get(name: str, **options: Any) -> Task:
         return make(cls.model_validate({"name": name, **options}))
     except ValidationError as error:
         raise StudyError(f"task {name!r}: {explain(error, cls)}") from None
-
-
-def normalized(answer: str) -> str:
-    """Lower the case, strip punctuation and white space: what exact match compares."""
-    return " ".join(answer.lower().translate(_PUNCTUATION).split())
 
 
 def exact_match(prediction: str, answers: tuple[str, ...]) -> float:

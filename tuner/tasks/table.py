@@ -22,6 +22,7 @@ from resprune.errors import ResPruneError, StudyError, near_names
 from resprune.validation import StrictModel
 from tuner.imagefile import open_image
 from tuner.paths import FolderName
+from tuner.scoring import metrics
 from tuner.tasks.base import Sample, Task, TaskOptions, exact_match, register
 from tuner.tasks.vqa_accuracy import vqa_accuracy
 
@@ -44,7 +45,7 @@ class _Table(Task):
     def __init__(self, options: TaskOptions) -> None:
         super().__init__(options)
         self._suffix = f"\n{options.answer_format}" if options.answer_format else ""
-        self._labels = options.metric != "fidelity"
+        self._labels = metrics.get(options.metric).needs_gold
 
     @abstractmethod
     def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]: ...

@@ -37,7 +37,10 @@ def test_every_score_of_the_report_split_is_there(results_data):
 
 def test_the_first_sentence_is_the_answer(results_data):
     card, _ = card_of(results_data)
-    assert "**Keep 11 of 196 visual tokens (5.6 %): resprune, alpha 0.25, seed cls\\_attention.**" in card
+    assert (
+        "**Keep 11 of 196 visual tokens (5.6 %): resprune, alpha 0.25, seed cls\\_attention.**"
+        in card
+    )
     assert "On 1,000 samples that the study had not used, this scores 77.0 %" in card
 
 

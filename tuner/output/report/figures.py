@@ -166,7 +166,13 @@ def gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
     adaptive = KINDS["adaptive"]
     data = []
     for label, color, symbol, shift, found in (
-        ("by prompt", adaptive.color, adaptive.symbol, 0.14, [r.adaptive_minus_fixed for r in rows]),
+        (
+            "by prompt",
+            adaptive.color,
+            adaptive.symbol,
+            0.14,
+            [r.adaptive_minus_fixed for r in rows],
+        ),
         ("best arm of each group", GROUP, "hexagon", -0.14, [r.group_minus_fixed for r in rows]),
     ):
         data.append(
