@@ -6,7 +6,6 @@ file, the key, the value and the fix.
 
 from __future__ import annotations
 
-from tuner.study.budget import check_budget
 from tuner.study.file import (
     STUDY_FILE,
     dump_study,
@@ -15,34 +14,14 @@ from tuner.study.file import (
     study_from_dict,
     study_names,
 )
-from tuner.study.schema import (
-    AlphaRange,
-    AlphaSection,
-    BackboneSection,
-    ObjectiveSpec,
-    ReportSection,
-    SearchSection,
-    SplitSpec,
-    StorageSection,
-    StudyConfig,
-    StudySection,
-    TaskSection,
-)
+from tuner.study.schema import AlphaRange, BackboneSection, ObjectiveSpec, StudyConfig
 
 __all__ = [
     "STUDY_FILE",
     "AlphaRange",
-    "AlphaSection",
     "BackboneSection",
     "ObjectiveSpec",
-    "ReportSection",
-    "SearchSection",
-    "SplitSpec",
-    "StorageSection",
     "StudyConfig",
-    "StudySection",
-    "TaskSection",
-    "check_budget",
     "dump_study",
     "find_study",
     "load_study",

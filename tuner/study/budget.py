@@ -37,7 +37,21 @@ def count_of(budget: int | float, visual_tokens: int) -> int:
 def counts_of(
     budgets: Sequence[int | float], visual_tokens: int | None, where: str, lengths: Sequence[int]
 ) -> dict[int | float, int]:
-    """Turn budgets into counts of tokens; see ``StudyConfig.counts``."""
+    """Turn budgets into counts of tokens.
+
+    Args:
+        budgets: Counts and ratios.
+        visual_tokens: T of the model where it is fixed, else None.
+        where: Name of the study, for messages.
+        lengths: T of each sample's image where T varies, which ratios need.
+
+    Returns:
+        Count by budget, in order; of a ratio where T varies, the mean count.
+
+    Raises:
+        StudyError: A count over the fixed T, two budgets that are the same count, or a ratio
+            where neither T nor lengths are given.
+    """
     found: dict[int | float, int] = {}
     for budget in budgets:
         if isinstance(budget, float):

@@ -367,20 +367,7 @@ class StudyConfig(StrictModel):
     def counts(
         self, visual_tokens: int | None, where: str = "study", lengths: Sequence[int] = ()
     ) -> dict[int | float, int]:
-        """Turn the budgets into counts of tokens.
-
-        Args:
-            visual_tokens: T of the model where it is fixed, else None.
-            where: Name of the study, for messages.
-            lengths: T of each sample's image where T varies, which ratios need.
-
-        Returns:
-            Count by budget, in the study's order; of a ratio where T varies, the mean count.
-
-        Raises:
-            StudyError: A count over the fixed T, two budgets that are the same count, or a ratio
-                where neither T nor lengths are given.
-        """
+        """Turn the budgets into counts of tokens; see ``tuner.study.budget.counts_of``."""
         return counts_of(self.budgets(), visual_tokens, where, lengths)
 
     def changed_since(self, older: StudyConfig) -> list[str]:
