@@ -40,11 +40,11 @@ class _Table(Task):
         """Read rows ``offset`` to ``offset + count - 1`` of a split."""
         digests: dict[str, str] = {}
         found = [self._sample(*row, digests) for row in self._rows(split, count, offset)]
-        ((name, times),) = Counter(sample.id for sample in found).most_common(1) or (("", 0),)
-        if times > 1:
+        ids = Counter(sample.id for sample in found)
+        if len(ids) < len(found):
             raise StudyError(
-                f"{self.source}: {split}: id {name!r} is used twice; name ids that are unique "
-                "within a split, or leave them out"
+                f"{self.source}: {split}: id {ids.most_common(1)[0][0]!r} is used twice; name ids "
+                "that are unique within a split, or leave them out"
             )
         return found
 
@@ -83,7 +83,7 @@ class _Table(Task):
         if isinstance(cell, Mapping):  # a table of lists, as for VQAv2 in older versions
             cell = cell.get("answer")
         cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
-        answers = [a.get("answer") if isinstance(a, Mapping) else a for a in cells]
+        answers: list[Any] = [a.get("answer") if isinstance(a, Mapping) else a for a in cells]
         if not all(isinstance(answer, str) for answer in answers):
             raise StudyError(
                 f"{place}: 'answers' holds no answers (a text, a list of texts, or a list of "
