@@ -34,25 +34,27 @@ def check_study(study: StudyConfig) -> list[str]:
     task = tasks.make(study.task)
     if task.local:
         load_samples(study, task)
-    left = []
-    family = study.backbone.family
+    local, family = is_local(study.backbone), study.backbone.family
     backbone: Backbone | None = None
-    if is_local(study.backbone):
+    if local:
         backbone = load_backbone(study.backbone, weights=False)
-        check_model(study, backbone)
-    else:
-        if family is not None:
-            backbone = usual_backbone(family)
-            try:
-                check_model(study, backbone)
-            except ResPruneError as error:
-                left.append(f"warning: against the usual {family} model: {error}")
+    elif family is not None:
+        backbone = usual_backbone(family)
+    left = []
+    if backbone is not None:
+        try:
+            check_model(study, backbone)
+        except ResPruneError as error:
+            if local:
+                raise
+            left.append(f"warning: against the usual {family} model: {error}")
+    if not local:
         left.append(f"not checked: the model {study.backbone.model}, which is on the hub")
     if not task.local:
         left.append(f"not checked: the data set {task.source}, which is on the hub")
     if study.task.fit is None:
         left.append("note: there is no task.fit, so alpha is the same for every prompt")
-    return [_verdict(study, backbone), *left]
+    return [_verdict(study, None if backbone is None else backbone.visual_tokens), *left]
 
 
 @cache
@@ -77,8 +79,7 @@ def usual_backbone(family: str) -> Backbone:
     return cls(model, SimpleNamespace(tokenizer=None, image_processor=None))
 
 
-def _verdict(study: StudyConfig, backbone: Backbone | None) -> str:
-    visual_tokens = None if backbone is None else backbone.visual_tokens
+def _verdict(study: StudyConfig, visual_tokens: int | None) -> str:
     budgets = [
         str(budget if visual_tokens is None else budget.limit(visual_tokens))
         for budget in study.budgets()

@@ -300,21 +300,18 @@ class StudyConfig(StrictModel):
         The number of trials, the fit and report splits, the grid and the report may change: no
         trial depends on them.
         """
-        search, task = type(self.search).model_fields, type(self.task).model_fields
-        found = []
-        for section, keys in {
-            "study": ("seed", "objective"),
-            "backbone": ("model", "family", "revision", "dtype"),
-            "task": [key for key in task if key not in ("fit", "report")],
-            "search": list(search),
-        }.items():
-            mine, its = getattr(self, section), getattr(older, section)
-            found += [
-                f"{section}.{key}"
-                for key in keys
-                if getattr(mine, key) != getattr(its, key, None)  # of another task: no such key
-            ]
-        return found
+        kept = {
+            "study": ["seed", "objective"],
+            "backbone": ["model", "family", "revision", "dtype"],
+            "task": [key for key in type(self.task).model_fields if key not in ("fit", "report")],
+            "search": list(SearchSection.model_fields),
+        }
+        return [
+            f"{section}.{key}"
+            for section, keys in kept.items()
+            for key in keys  # an older study of another task has no such key
+            if getattr(getattr(self, section), key) != getattr(getattr(older, section), key, None)
+        ]
 
 
 def schema_for(data: Mapping[str, Any]) -> type[StudyConfig]:

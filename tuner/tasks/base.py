@@ -93,23 +93,17 @@ class Task(ABC):
     options: ClassVar[type[TaskOptions]] = TaskOptions
     local: bool = True
 
-    def __init__(self, options: TaskOptions) -> None:
-        """Set the task up; nothing is read yet.
+    _before_format: ClassVar[str] = "\n"
 
-        Args:
-            options: An instance of the class's ``options``.
-        """
+    def __init__(self, options: TaskOptions) -> None:
+        """Set the task up with an instance of the class's ``options``; nothing is read yet."""
+        self._options = options
         self.max_new_tokens = options.max_new_tokens
         self.source = options.name
 
     @abstractmethod
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Return the samples ``offset`` to ``offset + count - 1`` of a split, in a fixed order.
-
-        Args:
-            split: Name of the split.
-            count: How many; None for all.
-            offset: How many to skip.
 
         Raises:
             StudyError: An unknown split, or fewer samples than asked for.
@@ -118,6 +112,10 @@ class Task(ABC):
     def score(self, prediction: str, sample: Sample) -> float:
         """Score an answer from 0 to 1; exact match unless the task has a rule of its own."""
         return exact_match(prediction, sample.answers)
+
+    def _prompt(self, question: str) -> str:
+        ending = self._options.answer_format
+        return f"{question}{self._before_format}{ending}" if ending else question
 
 
 _TASKS: dict[str, type[Task]] = {}
@@ -156,20 +154,12 @@ def find(name: str) -> type[Task]:
 
 
 def make(options: TaskOptions) -> Task:
-    """Return the task that validated options name.
-
-    Raises:
-        StudyError: A folder or data set that cannot be there.
-    """
+    """Return the task that validated options name; a ``StudyError`` where its data is missing."""
     return find(options.name)(options)
 
 
 def get(name: str, **options: Any) -> Task:
-    """Return a task.
-
-    Args:
-        name: One of ``names()``.
-        **options: Keys of ``[task]``.
+    """Return the task of a name, with these keys of ``[task]``.
 
     Raises:
         StudyError: An unknown name or a wrong option; near names are suggested.

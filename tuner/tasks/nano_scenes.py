@@ -31,12 +31,8 @@ class NanoScenes(Task):
 
     name = "nano-scenes"
     options = NanoOptions
+    _before_format = " "
     _wide: ClassVar[bool] = False
-
-    def __init__(self, options: TaskOptions) -> None:
-        """Set the task up."""
-        super().__init__(options)
-        self._suffix = f" {options.answer_format}" if options.answer_format else ""
 
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Generate questions of a split; ``count`` None gives 2,000."""
@@ -55,7 +51,7 @@ class NanoScenes(Task):
                 id=question.id,
                 image_id=question.image_id,
                 question=question.text,
-                prompt=question.text + self._suffix,
+                prompt=self._prompt(question.text),
                 answers=(question.answer,),
                 group=question.kind,
                 load=partial(_draw, draw, question.scene_seed),

@@ -11,7 +11,6 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,113 +25,104 @@ from tuner.scoring import metrics
 from tuner.tasks.base import Sample, Task, TaskOptions, exact_match, register
 from tuner.tasks.vqa_accuracy import vqa_accuracy
 
-
-@dataclass(frozen=True)
-class _Row:
-    """One row: where it is, its id where it names none, its cells by role, and its image cell."""
-
-    place: str
-    id: str
-    cells: Mapping[str, Any]
-    image: Callable[[], Any]
+_Row = tuple[str, Mapping[str, Any], Callable[[], Any]]
+"""Where a row is, for messages; its cells by role, without empty ones; reads its image cell."""
 
 
 class _Table(Task):
     """Makes samples of rows; a subclass finds the rows."""
 
-    _folder: Path | None
-
-    def __init__(self, options: TaskOptions) -> None:
-        super().__init__(options)
-        self._suffix = f"\n{options.answer_format}" if options.answer_format else ""
-        self._labels = metrics.get(options.metric).needs_gold
+    _folder: Path | None = None
 
     @abstractmethod
     def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]: ...
 
-    def _question(self, text: str) -> str:
-        return text
-
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Read rows ``offset`` to ``offset + count - 1`` of a split."""
         digests: dict[str, str] = {}
-        found = [self._sample(row, digests) for row in self._rows(split, count, offset)]
-        for name, times in Counter(sample.id for sample in found).items():
-            if times > 1:
-                raise StudyError(
-                    f"{self.source}: {split}: id {name!r} is used twice; name ids that are unique "
-                    "within a split, or leave them out"
-                )
+        found = [self._sample(*row, digests) for row in self._rows(split, count, offset)]
+        ids = Counter(sample.id for sample in found)
+        if len(ids) < len(found):
+            raise StudyError(
+                f"{self.source}: {split}: id {ids.most_common(1)[0][0]!r} is used twice; name ids "
+                "that are unique within a split, or leave them out"
+            )
         return found
 
-    def _sample(self, row: _Row, digests: dict[str, str]) -> Sample:
-        question = row.cells.get("question")
+    def _sample(
+        self,
+        place: str,
+        cells: Mapping[str, Any],
+        cell: Callable[[], Any],
+        digests: dict[str, str],
+    ) -> Sample:
+        question = cells.get("question")
         if not isinstance(question, str) or not question.strip():
-            raise StudyError(f"{row.place}: 'question' is missing or no text ({question!r})")
-        question = self._question(question.strip())
-        image_id = _text(row, "image_id")
-        if image_id is None or image_id not in digests:
-            digest = hashlib.blake2b(self._encoded(row)[0], digest_size=8).hexdigest()
-            image_id = digest if image_id is None else image_id
+            raise StudyError(f"{place}: 'question' is missing or no text ({question!r})")
+        question = self._transform(question.strip())
+        image_id = str(cells.get("image_id", ""))
+        if image_id not in digests:
+            digest = hashlib.blake2b(self._encoded(place, cell)[0], digest_size=8).hexdigest()
+            image_id = image_id or digest
             digests[image_id] = digest
         return Sample(
-            id=_text(row, "id") or row.id,
+            id=str(cells["id"]),
             image_id=image_id,
             question=question,
-            prompt=question + self._suffix,
-            answers=self._answers(row),
-            group=_text(row, "group") or "all",
-            load=partial(self._image, row),
+            prompt=self._prompt(question),
+            answers=self._answers(place, cells.get("answers")),
+            group=str(cells.get("group", "all")),
+            load=partial(self._image, place, cell),
             image_version=digests[image_id],
         )
 
-    def _answers(self, row: _Row) -> tuple[str, ...]:
+    def _transform(self, question: str) -> str:
+        return question
+
+    def _answers(self, place: str, cell: Any) -> tuple[str, ...]:
         """Read the answers, the most frequent first: it is the gold one."""
-        answers: Any = row.cells.get("answers")
-        if isinstance(answers, Mapping):  # a table of lists, as for VQAv2 in older versions
-            answers = answers.get("answer")
-        answers = [] if answers is None else [answers] if isinstance(answers, str) else answers
-        if isinstance(answers, list):
-            answers = [a.get("answer") if isinstance(a, Mapping) else a for a in answers]
-        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+        if isinstance(cell, Mapping):  # a table of lists, as for VQAv2 in older versions
+            cell = cell.get("answer")
+        cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
+        answers: list[Any] = [a.get("answer") if isinstance(a, Mapping) else a for a in cells]
+        if not all(isinstance(answer, str) for answer in answers):
             raise StudyError(
-                f"{row.place}: 'answers' holds no answers (a text, a list of texts, or a list of "
+                f"{place}: 'answers' holds no answers (a text, a list of texts, or a list of "
                 "tables with the key 'answer')"
             )
-        if self._labels and not any(answer.strip() for answer in answers):
+        if metrics.get(self._options.metric).needs_gold and not any(
+            answer.strip() for answer in answers
+        ):
             raise StudyError(
-                f"{row.place}: no answer; add one, choose a split with answers, or set "
+                f"{place}: no answer; add one, choose a split with answers, or set "
                 "task.metric = 'fidelity', which needs none"
             )
         times = Counter(answers)
         return tuple(sorted(answers, key=lambda answer: (not answer.strip(), -times[answer])))
 
-    def _image(self, row: _Row) -> Image.Image:
+    def _image(self, place: str, cell: Callable[[], Any]) -> Image.Image:
         try:
-            return open_image(*self._encoded(row))
+            return open_image(*self._encoded(place, cell))
         except ResPruneError as error:
             raise StudyError(str(error)) from None
 
-    def _encoded(self, row: _Row) -> tuple[bytes, str]:
-        """Read the encoded image of a row, and what messages call it."""
-        cell = row.image()
-        path, data = (
-            (cell.get("path"), cell.get("bytes")) if isinstance(cell, Mapping) else (cell, cell)
-        )
+    def _encoded(self, place: str, cell: Callable[[], Any]) -> tuple[bytes, str]:
+        """Read an encoded image; return it, and what messages call it."""
+        value = cell()
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        path = value.get("path") if isinstance(value, Mapping) else value
         if isinstance(data, bytes) and data:
-            return data, row.place
+            return data, place
         if self._folder is not None and isinstance(path, str) and path.strip():
-            file = _inside(self._folder, path, row.place)
+            file = _inside(self._folder, path, place)
             try:
-                return file.read_bytes(), f"{row.place}: {path}"
+                return file.read_bytes(), f"{place}: {path}"
             except OSError as error:
-                raise StudyError(
-                    f"{row.place}: {file}: cannot be read ({error.strerror})"
-                ) from None
+                raise StudyError(f"{place}: {file}: cannot be read ({error.strerror})") from None
+        only = f", only the path {path!r} and no folder" if path else ""
         raise StudyError(
-            f"{row.place}: no image"
-            + (f", only the path {path!r} and no folder that it is in" if path else "")
-            + "; give a table whose images are within its files, or beside them in its folder"
+            f"{place}: no image{only}; give a table whose images are within its files, or beside "
+            "them in its folder"
         )
 
 
@@ -158,6 +148,7 @@ class JsonLines(_Table):
 
     name = "jsonl"
     options = FolderOptions
+    _folder: Path
     _KEYS = ("id", "image", "question", "answer", "answers", "group")
 
     def __init__(self, options: FolderOptions) -> None:
@@ -167,7 +158,7 @@ class JsonLines(_Table):
             StudyError: No such folder.
         """
         super().__init__(options)
-        self._folder: Path = Path(options.folder).resolve()
+        self._folder = Path(options.folder).resolve()
         if not self._folder.is_dir():
             raise StudyError(f"task.folder: {options.folder}: no such folder")
         self.source = str(self._folder)
@@ -187,9 +178,9 @@ class JsonLines(_Table):
         numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
         for row in _wanted(len(numbered), count, offset, str(path)):
             number, line = numbered[row]
-            place = f"{path}: line {number}"
-            cells = self._cells(line, place)
-            yield _Row(place, f"{split}-{number}", cells, partial(cells.get, "image_id"))
+            cells = self._cells(line, f"{path}: line {number}")
+            cells = {"id": f"{split}-{number}", **cells}
+            yield f"{path}: line {number}", cells, partial(cells.get, "image_id")
 
     def _cells(self, line: str, place: str) -> dict[str, Any]:
         try:
@@ -259,6 +250,7 @@ class HubVqa(_Table):
 
     name = "hub-vqa"
     options = DatasetOptions
+    _options: DatasetOptions
 
     def __init__(self, options: DatasetOptions) -> None:
         """Set the task up.
@@ -267,32 +259,33 @@ class HubVqa(_Table):
             StudyError: A data set that is neither a folder nor a hub id.
         """
         super().__init__(options)
-        name = options.dataset
-        self._folder = Path(name).resolve() if Path(name).is_dir() else None
-        self.local = self._folder is not None
+        name = self.source = options.dataset
+        self.local = Path(name).is_dir()
+        self._folder = Path(name).resolve() if self.local else None
         if not self.local and (name.count("/") != 1 or name.startswith((".", "/"))):
             raise StudyError(
                 f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
             )
-        self.source = name
-        self._options = options
-        self._columns = options.columns.model_dump(exclude_none=True)
 
     def score(self, prediction: str, sample: Sample) -> float:
         """Score an answer with the study's scorer."""
         rule = vqa_accuracy if self._options.scorer == "vqa" else exact_match
         return rule(prediction, sample.answers)
 
-    def _question(self, text: str) -> str:
-        return text.capitalize() if self._options.question_transform == "capitalize" else text
+    def _transform(self, question: str) -> str:
+        capitalize = self._options.question_transform == "capitalize"
+        return question.capitalize() if capitalize else question
 
     def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]:
         import datasets
 
         where = f"{self.source}: {split}"
         data = self._open(split)
-        columns = dict(self._columns)
-        if not self._labels and columns["answers"] not in data.column_names:
+        columns = self._options.columns.model_dump(exclude_none=True)
+        if (
+            not metrics.get(self._options.metric).needs_gold
+            and columns["answers"] not in data.column_names
+        ):
             del columns["answers"]
         for column in columns.values():
             if column not in data.column_names:
@@ -306,13 +299,11 @@ class HubVqa(_Table):
             images = images.cast_column(image, datasets.Image(decode=False))
         text = data.select_columns(sorted(set(columns.values())))
         for row in _wanted(len(data), count, offset, where):
-            cells = text[row]
-            yield _Row(
-                place=f"{where}: row {row}",
-                id=f"{split}-{row}",
-                cells={role: cells[column] for role, column in columns.items()},
-                image=partial(_cell, images, row, image),
-            )
+            given = text[row]
+            cells = {role: given[column] for role, column in columns.items()}
+            cells = {role: cell for role, cell in cells.items() if cell not in (None, "")}
+            cell = partial(_cell, images, row, image)
+            yield f"{where}: row {row}", {"id": f"{split}-{row}", **cells}, cell
 
     def _open(self, split: str) -> Any:
         """Open a split, memory-mapped."""
@@ -355,11 +346,6 @@ def _wanted(total: int, count: int | None, offset: int, where: str) -> range:
             "ask for fewer"
         )
     return range(offset, end)
-
-
-def _text(row: _Row, role: str) -> str | None:
-    value = row.cells.get(role)
-    return None if value is None else str(value)
 
 
 def _inside(folder: Path, name: str, place: str) -> Path:
