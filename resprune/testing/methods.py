@@ -65,7 +65,7 @@ class MethodCase:
     options: Sequence[Options] = field(default=())
 
     def __post_init__(self) -> None:
-        self.options = self.options or list(_variants(self.method.options()))
+        self.options = self.options or list(dict.fromkeys(_variants(self.method.options())))
 
     def image(self, kind: str = "random", tokens: int = TOKENS, seed: int = 0) -> Inputs:
         """Make an image with everything that the method may read.
