@@ -11,17 +11,32 @@ import importlib
 import pkgutil
 
 from resprune.methods.base import (
+    ATTENTION,
     Batch,
     Inputs,
     Method,
     Nested,
     Selection,
+    budget_of,
     get,
     names,
+    needed,
     register,
 )
 
-__all__ = ["Batch", "Inputs", "Method", "Nested", "Selection", "get", "names", "register"]
+__all__ = [
+    "ATTENTION",
+    "Batch",
+    "Inputs",
+    "Method",
+    "Nested",
+    "Selection",
+    "budget_of",
+    "get",
+    "names",
+    "needed",
+    "register",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
