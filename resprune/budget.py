@@ -125,7 +125,7 @@ def _read(value: Any) -> Count | Ratio | Energy:
                     raise ValueError(explain(error, kind)) from None
         given = str(next(iter(value), ""))
         raise ValueError(f"{shown(dict(value))} is no budget. {near_names(given, names)}")
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 1:
+    if not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1:
         return Count(count=int(value))  # NumPy's integers too
     if isinstance(value, float) and 0.0 < value <= 1.0:
         return Ratio(ratio=float(value))

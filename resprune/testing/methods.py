@@ -324,7 +324,7 @@ class BatchedConformance:
         self, case: MethodCase, kind: str, lengths: tuple[int, ...]
     ) -> None:
         """Several images, prompts and options at once, padded at the end."""
-        method, prompts = case.method, (0, 1, 2)
+        method, prompts = case.method, (0, 1)
         assert isinstance(method, Nested)
         images = [case.image(kind, tokens, seed) for seed, tokens in enumerate(lengths)]
         asked = [
@@ -333,7 +333,7 @@ class BatchedConformance:
         ]
         table = _padded([torch.stack([row for row in rows if row is not None]) for rows in asked])
         batch = _batch(images, table)
-        for k in (1, 8, max(lengths)):
+        for k in (8, max(lengths)):
             order = method.order_many(batch, case.options, k)
             shape = (len(images), len(prompts), len(case.options), min(k, max(lengths)))
             assert order.shape == shape

@@ -155,7 +155,7 @@ MUTANTS: dict[str, list[MethodCase]] = {
         broken(order_many=lambda *given: Sound.order_many(*given).clamp_min(0)),  # past the end
         broken(
             order_many=lambda self, batch, options, k: Sound.order_many(
-                self, replace(batch, relevance=batch.relevance[:, :1].expand(-1, 3, -1)), options, k
+                self, replace(batch, relevance=batch.relevance[:, :1].expand(-1, 2, -1)), options, k
             )
         ),
     ],
