@@ -8,6 +8,7 @@ turn the ratio 1.0 into 1, which is one token, so JSON files write the table.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -124,7 +125,7 @@ def _read(value: Any) -> Count | Ratio | Energy:
                     raise ValueError(explain(error, kind)) from None
         given = str(next(iter(value), ""))
         raise ValueError(f"{shown(dict(value))} is no budget. {near_names(given, names)}")
-    if hasattr(value, "__index__") and not isinstance(value, bool) and int(value) >= 1:
+    if not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1:
         return Count(count=int(value))  # NumPy's integers too
     if isinstance(value, float) and 0.0 < value <= 1.0:
         return Ratio(ratio=float(value))

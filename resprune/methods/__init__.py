@@ -11,25 +11,31 @@ import importlib
 import pkgutil
 
 from resprune.methods.base import (
+    ATTENTION,
     Batch,
     Inputs,
     Method,
     Nested,
     Selection,
+    budget_of,
     get,
     names,
+    needed,
     per_prompt_options,
     register,
 )
 
 __all__ = [
+    "ATTENTION",
     "Batch",
     "Inputs",
     "Method",
     "Nested",
     "Selection",
+    "budget_of",
     "get",
     "names",
+    "needed",
     "per_prompt_options",
     "register",
 ]

@@ -1,4 +1,4 @@
-"""What several rivals share: rankings, the attention signal, and shares of a budget."""
+"""What several rivals share: rankings, and shares of a budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from resprune.methods.base import Inputs, Selection, budget_of, needed
+from resprune.methods.base import Inputs, Selection, budget_of
 
 
 def by_score(score: Tensor) -> Tensor:
@@ -19,26 +19,6 @@ def by_score(score: Tensor) -> Tensor:
         A permutation, shape (T,), int64.
     """
     return score.argsort(descending=True, stable=True)
-
-
-def attention_of(image: Inputs, method: str) -> Tensor:
-    """Fetch the attention that a token gets from CLS, averaged over heads.
-
-    Towers without a CLS token give the attention a token receives from all others instead, as the
-    rivals' authors do.
-
-    Args:
-        image: The image.
-        method: Name of the method, for errors.
-
-    Returns:
-        Attention, shape (T,).
-
-    Raises:
-        ResPruneError: Neither signal is given.
-    """
-    present = "cls_attention" in image.signals or "received_attention" not in image.signals
-    return needed(image, "cls_attention" if present else "received_attention", method)
 
 
 def top(image: Inputs, score: Tensor, k: int) -> Selection:

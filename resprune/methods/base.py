@@ -264,7 +264,9 @@ def needed(image: Inputs, name: str, method: str) -> Tensor:
 
     Args:
         image: The image.
-        name: ``relevance``, or the name of a signal or an extra.
+        name: ``relevance``, ``attention`` (that from CLS, averaged over heads; where the tower has
+            no CLS token what a token receives from all others, as the rivals' authors have it),
+            or the name of a signal or an extra.
         method: Name of the method, for the error.
 
     Returns:
@@ -276,6 +278,9 @@ def needed(image: Inputs, name: str, method: str) -> Tensor:
     available = {**image.extras, **image.signals}
     if image.relevance is not None:
         available["relevance"] = image.relevance
+    if name == ATTENTION:
+        stands_in = "cls_attention" not in available and "received_attention" in available
+        name = "received_attention" if stands_in else "cls_attention"
     if name not in available:
         raise UnsupportedModelError(
             f"method {method!r} needs {name!r}, which this backbone or call does not give "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from resprune.methods._common import attention_of, top
-from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.methods._common import top
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, needed, register
 from resprune.options import Options
 
 
@@ -30,4 +30,4 @@ class ClsAttention(Method[ClsAttentionOptions]):
     def select(self, image: Inputs, k: int, options: ClsAttentionOptions) -> Selection:
         """Order by falling attention."""
         budget_of(image, k)
-        return top(image, attention_of(image, self.name), k)
+        return top(image, needed(image, ATTENTION, self.name), k)

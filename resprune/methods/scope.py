@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resprune.methods._common import attention_of
-from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, needed, register
 from resprune.options import Options, Search
 from resprune.subspace import gram_matrix
 
@@ -47,7 +46,7 @@ class Scope(Method[ScopeOptions]):
         count, cosines = budget_of(image, k), gram_matrix(image.tokens)
         if options.exponent == 0:
             return Selection(coverage_order(cosines, torch.ones_like(cosines[0]), count))
-        attention = attention_of(image, self.name)
+        attention = needed(image, ATTENTION, self.name)
         return Selection(coverage_order(cosines, attention, count, options.exponent))
 
 

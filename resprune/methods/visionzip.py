@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resprune.methods._common import attention_of, by_score, part_of
+from resprune.methods._common import by_score, part_of
 from resprune.methods.base import (
     ATTENTION,
     Inputs,
@@ -58,7 +58,7 @@ class VisionZip(Method[VisionZipOptions]):
     def select(self, image: Inputs, k: int, options: VisionZipOptions) -> Selection:
         """Dominant tokens by falling attention, then contextual ones by position."""
         count = budget_of(image, k)
-        attention = attention_of(image, self.name)
+        attention = needed(image, ATTENTION, self.name)
         keys = needed(image, "keys", self.name) if "keys" in image.extras else image.tokens
         indices, features = dominant_and_contextual(
             image.tokens, attention, keys, count, part_of(options.contextual, count)

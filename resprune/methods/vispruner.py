@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resprune.methods._common import attention_of, by_score, part_of
-from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, register
+from resprune.methods._common import by_score, part_of
+from resprune.methods.base import ATTENTION, Inputs, Method, Selection, budget_of, needed, register
 from resprune.options import Options, Search
 from resprune.subspace import gram_matrix
 
@@ -48,7 +48,7 @@ class VisPruner(Method[VisPrunerOptions]):
     def select(self, image: Inputs, k: int, options: VisPrunerOptions) -> Selection:
         """Important tokens by falling attention, then the diverse ones."""
         count = budget_of(image, k)
-        order = by_score(attention_of(image, self.name))
+        order = by_score(needed(image, ATTENTION, self.name))
         important = part_of(options.important, count)
         diverse = drop_duplicates(image.tokens, order[important:], count - important)
         return Selection(torch.cat((order[:important], diverse)))

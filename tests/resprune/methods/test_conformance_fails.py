@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from resprune.errors import ResPruneError
 from resprune.methods import Batch, Inputs, Nested, Selection
-from resprune.methods._common import attention_of, top
+from resprune.methods._common import top
 from resprune.methods.base import ATTENTION, budget_of, needed
 from resprune.options import Options, Search
 from resprune.testing import methods as suites
@@ -135,7 +135,7 @@ MUTANTS: dict[str, list[MethodCase]] = {
         broken(
             need=frozenset({ATTENTION}),
             score=lambda self, image: (
-                attention_of(image, "sound") * (1 if "cls_attention" in image.signals else -1)
+                needed(image, ATTENTION, "sound") * (1 if "cls_attention" in image.signals else -1)
             ),
         ),
     ],
@@ -155,7 +155,7 @@ MUTANTS: dict[str, list[MethodCase]] = {
         broken(order_many=lambda *given: Sound.order_many(*given).clamp_min(0)),  # past the end
         broken(
             order_many=lambda self, batch, options, k: Sound.order_many(
-                self, replace(batch, relevance=batch.relevance[:, :1].expand(-1, 3, -1)), options, k
+                self, replace(batch, relevance=batch.relevance[:, :1].expand(-1, 2, -1)), options, k
             )
         ),
     ],
@@ -210,6 +210,8 @@ def test_a_broken_method_fails(name: str, case: MethodCase) -> None:
 @pytest.mark.parametrize("name", set(MUTANTS) - {"test_features_are_replaced"})
 def test_the_sound_method_passes(name: str) -> None:
     assert passes(name, MethodCase(Sound()))
-    attending = broken(need=frozenset({ATTENTION}), score=lambda s, image: attention_of(image, ""))
+    attending = broken(
+        need=frozenset({ATTENTION}), score=lambda s, image: needed(image, ATTENTION, "")
+    )
     if not name.startswith("test_a_batch"):
         assert passes(name, attending)

@@ -113,8 +113,8 @@ def test_a_name_cannot_be_taken_twice() -> None:
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_an_unknown_option_names_near_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'nonsense'\. .*Allowed: "):
+def test_an_unknown_option_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="'nonsense'"):
         Setting.of(name, 1.0, nonsense=1)
 
 
