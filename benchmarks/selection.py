@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from resprune import methods
+from resprune.files import write_text
 from resprune.methods import MethodOptions, SelectionInput
 from resprune.subspace import gram_matrix, greedy_order, greedy_order_batch
 
@@ -374,9 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     texts = {"json": json.dumps(result), "md": markdown(result), "svg": figure(result)}
     for suffix, text in texts.items():
-        beside = args.out / f".selection.{suffix}"
-        beside.write_text(text)
-        os.replace(beside, args.out / f"selection.{suffix}")
+        write_text(args.out / f"selection.{suffix}", text)
     print(texts["md"])
 
 

@@ -20,7 +20,7 @@ from resprune.alpha import AlphaPredictor
 from resprune.budget import Budget, BudgetLike, Count, Energy, Ratio, read_budget
 from resprune.config_schema1 import Schema1
 from resprune.errors import ConfigError, ResPruneError
-from resprune.jsonfile import read_json, write_json_files
+from resprune.files import read_json, write_json_files
 from resprune.newer import is_newer, without_newer_keys
 from resprune.options import Positions, value_of
 from resprune.setting import (

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from resprune import methods
+from resprune.alpha import PREDICTOR_FILE
 from resprune.budget import Budget, BudgetLike, Ratio, read_budget
 from resprune.errors import ConfigError, near_names
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
-
-PREDICTOR_FILE = "alpha_predictor.json"
 
 
 class Setting(StrictModel):

@@ -101,7 +101,7 @@ def run(
 
 def _run(study: StudyConfig, runs: Path, *, as_json: bool, quiet: bool) -> None:
     _quieten_libraries()
-    from tuner.display import RichProgress, show_results
+    from tuner.output import RichProgress, show_results
     from tuner.run import run_study, summary
 
     run_dir = runs / study.study.name
@@ -149,7 +149,7 @@ def validate(
         print(f"{path}: the file is fine (not checked against the model and the samples)")
         return
     _quieten_libraries()
-    from tuner.check import check_study
+    from tuner.study.check import check_study
 
     for line in check_study(config):
         print(f"{path}: {line}")
@@ -222,7 +222,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Where; RUN_DIR/config by default.")] = None,
 ) -> None:
     """Write the config directory of a finished study."""
-    from tuner.export import export_run
+    from tuner.output import export_run
 
     print(export_run(run_dir, out))
 
@@ -231,7 +231,7 @@ def export(
 @_guarded
 def report(run_dir: RunDir) -> None:
     """Write the HTML report of a finished study."""
-    from tuner.report import write_report
+    from tuner.output import write_report
 
     print(write_report(run_dir))
 
@@ -271,7 +271,7 @@ def predict(
     if as_json:
         print(result.model_dump_json(indent=2))
     else:
-        from tuner.display import show_prediction
+        from tuner.output import show_prediction
 
         show_prediction(result, _console())
 

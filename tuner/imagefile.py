@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from resprune.errors import ResPruneError
+from resprune.files import written_beside
 
 # what cameras and browsers write; others (EPS runs Ghostscript) are not opened at all
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -100,11 +100,8 @@ def save_png(image: Image.Image, path: Path) -> None:
     Raises:
         ResPruneError: It cannot be written.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        image.save(beside, "PNG")
-        os.replace(beside, path)
+        with written_beside(path) as beside:
+            image.save(beside, "PNG")
     except OSError as error:
         raise ResPruneError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        beside.unlink(missing_ok=True)

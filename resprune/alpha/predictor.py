@@ -1,94 +1,158 @@
-"""The alpha predictor: features of a prompt -> expected loss of each alpha -> the best alpha."""
+"""The alpha predictor: features of a prompt -> expected loss of each arm -> the best arm."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from resprune.alpha.arms import Arms, least, nearest_first
+from resprune.alpha.arrays import Floats, Ints, Vector, expect
 from resprune.alpha.features import FEATURE_NAMES, MAP_FEATURES
-from resprune.alpha.reading import Place
-from resprune.alpha.regressors import Floats, Ints, Regressor, read_regressor
+from resprune.alpha.regressors import Regressor
+from resprune.budget import Budget, BudgetLike, read_budget
 from resprune.errors import ConfigError, near_names
+from resprune.validation import StrictModel, explain, shown
 
 PREDICTOR_FILE = "alpha_predictor.json"
-PREDICTOR_SCHEMA = 1
+PREDICTOR_SCHEMA = 2
 
-Budget = int | float
-_MAX_ALPHA = 16.0
-_MAX_ALPHAS = 64
 _MAX_BUDGETS = 64
 _MIN_SCALE = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class BudgetModel:
-    """What is known about alpha at one budget.
+def _known(name: str) -> str:
+    if name not in FEATURE_NAMES:
+        raise ValueError(f"unknown feature {shown(name)}. {near_names(name, FEATURE_NAMES)}")
+    return name
+
+
+class BudgetModel(StrictModel):
+    """What is known about the arms at one budget.
 
     Attributes:
-        budget: Visual tokens kept: a count (int) or a ratio (float).
-        mean_losses: (A,) mean loss of each alpha over the fit split.
-        strength: How far predictions are trusted, 0 (fixed alpha) to 1.
-        regressor: Predicts each alpha's deviation from its mean loss, or None at strength 0.
+        budget: Visual tokens kept.
+        mean_losses: (A,) mean loss of each arm over the fit split.
+        strength: How far predictions are trusted, 0 (the best fixed arm) to 1.
+        model: Predicts each arm's deviation from its mean loss; None at strength 0.
     """
 
     budget: Budget
-    mean_losses: Floats
-    strength: float
-    regressor: Regressor | None
+    mean_losses: Vector
+    strength: float = Field(ge=0.0, le=1.0)
+    model: Regressor | None
+
+    @model_validator(mode="after")
+    def _trusts_a_model(self) -> Self:
+        if self.strength > 0 and self.model is None:
+            raise ValueError(f"model: missing although strength is {self.strength:g}")
+        return self
 
 
-class AlphaPredictor:
-    """Predicts the loss of every alpha of a grid for a prompt, and chooses the least.
+class PredictorData(StrictModel):
+    """What an alpha predictor was fitted to: its JSON file.
 
-    Per budget the predicted loss is ``mean_losses + strength * regressor(features)``: at strength
-    0 every prompt gets the best fixed alpha. Features are clipped to the range seen in fitting,
-    so that a prompt unlike any of those cannot be extrapolated to.
-
-    Args:
-        feature_names: Which of `FEATURE_NAMES` are used (F').
+    Attributes:
+        schema_version: Of the file.
+        features: Which of `FEATURE_NAMES` are used (F').
         center: (F',) mean of each in fitting.
         scale: (F',) standard deviation of each, or 1 where it does not vary.
         low: (F',) least value seen.
         high: (F',) greatest value seen.
-        alphas: (A,) grid, rising.
-        models: One a budget.
+        arms: A arms.
+        budgets: One model a budget.
     """
 
-    def __init__(
-        self,
-        *,
-        feature_names: tuple[str, ...],
-        center: Floats,
-        scale: Floats,
-        low: Floats,
-        high: Floats,
-        alphas: Floats,
-        models: tuple[BudgetModel, ...],
-    ) -> None:
-        self.feature_names = feature_names
-        self.center = center
-        self.scale = scale
-        self.low = low
-        self.high = high
-        self.alphas = alphas
-        self.models = models
-        self._columns = np.array([FEATURE_NAMES.index(name) for name in feature_names], np.int64)
+    schema_version: int = Field(default=PREDICTOR_SCHEMA, ge=PREDICTOR_SCHEMA, le=PREDICTOR_SCHEMA)
+    features: list[Annotated[str, AfterValidator(_known)]] = Field(
+        min_length=1, max_length=len(FEATURE_NAMES)
+    )
+    center: Vector
+    scale: Vector
+    low: Vector
+    high: Vector
+    arms: Arms
+    budgets: list[BudgetModel] = Field(min_length=1, max_length=_MAX_BUDGETS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        version, grid = data.get("schema_version"), data.get("alphas")
+        if isinstance(version, int) and version > PREDICTOR_SCHEMA:
+            raise ValueError(
+                f"schema_version {version} is newer than {PREDICTOR_SCHEMA}, the newest that this "
+                "resprune reads; upgrade resprune-tune"
+            )
+        if version == 1:  # it chose among alphas alone
+            numbers = isinstance(grid, list) and all(isinstance(a, int | float) for a in grid)
+            if grid is None or not numbers or grid != sorted(set(grid)):
+                raise ValueError(f"alphas: must be a rising grid, not {shown(grid)}")
+            kept = {key: value for key, value in data.items() if key != "alphas"}
+            arms = [{"alpha": alpha} for alpha in grid]
+            return {**kept, "schema_version": PREDICTOR_SCHEMA, "arms": arms}
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        count = len(self.features)
+        if len(set(self.features)) != count:
+            raise ValueError("features: expected distinct names")
+        for key in ("center", "scale", "low", "high"):
+            expect(key, getattr(self, key), count)
+        if np.any(self.scale < _MIN_SCALE):
+            raise ValueError(f"scale: must be at least {_MIN_SCALE:g}")
+        if np.any(self.low > self.high):
+            raise ValueError("low: must not exceed high")
+        for place, entry in enumerate(self.budgets):
+            expect(f"budgets[{place}].mean_losses", entry.mean_losses, len(self.arms))
+            if entry.model is not None:
+                try:
+                    entry.model.check(count, len(self.arms))
+                except ValueError as error:
+                    raise ValueError(f"budgets[{place}].model: {error}") from None
+        if len({entry.budget for entry in self.budgets}) != len(self.budgets):
+            raise ValueError("budgets: lists a budget twice")
+        return self
+
+
+class AlphaPredictor:
+    """Predicts the loss of every arm for a prompt, and chooses the least.
+
+    Per budget the predicted loss is ``mean_losses + strength * model(features)``: at strength 0
+    every prompt gets the best fixed arm. Features are clipped to the range seen in fitting, so
+    that a prompt unlike any of those cannot be extrapolated to.
+
+    Args:
+        data: What it was fitted to.
+    """
+
+    def __init__(self, data: PredictorData) -> None:
+        self.data = data
+        self._models = {entry.budget: entry for entry in data.budgets}
+        self._columns = np.array([FEATURE_NAMES.index(name) for name in data.features], np.int64)
         self._missing = FEATURE_NAMES.index("map_missing")
         # fitted on images only: without one, the mean map says less wrong than a flat one
-        knows_missing = "map_missing" in feature_names
-        self._maps = np.array([not knows_missing and n in MAP_FEATURES for n in feature_names])
+        knows_missing = "map_missing" in data.features
+        self._maps = np.array([not knows_missing and n in MAP_FEATURES for n in data.features])
 
     # -- questions ------------------------------------------------------------------------
 
     @property
+    def arms(self) -> tuple[Mapping[str, float | str], ...]:
+        """The arms: values of per-prompt options."""
+        return tuple(self.data.arms)
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """Budgets that it was fitted for."""
-        return tuple(model.budget for model in self.models)
+        return tuple(self._models)
 
-    def require_budget(self, budget: Budget, where: str = "alpha predictor") -> None:
+    def require_budget(self, budget: BudgetLike, where: str = "alpha predictor") -> None:
         """Check that a budget was fitted.
 
         Raises:
@@ -96,16 +160,16 @@ class AlphaPredictor:
         """
         self._model(budget, where)
 
-    def strength(self, budget: Budget) -> float:
-        """How far predictions are trusted at a budget; 0 means the fixed alpha for all."""
+    def strength(self, budget: BudgetLike) -> float:
+        """How far predictions are trusted at a budget; 0 means the best fixed arm for all."""
         return self._model(budget).strength
 
-    def fixed_alpha(self, budget: Budget) -> float:
-        """The best fixed alpha at a budget on the fit split; ties go to the smaller."""
-        return float(self.alphas[int(np.argmin(self._model(budget).mean_losses))])
+    def fallback(self, budget: BudgetLike) -> int:
+        """The best fixed arm at a budget on the fit split; ties go to the earlier."""
+        return int(np.argmin(self._model(budget).mean_losses))
 
-    def losses(self, features: npt.NDArray[np.floating], budget: Budget) -> Floats:
-        """Predict the shrunk loss of each alpha.
+    def losses(self, features: npt.NDArray[np.floating], budget: BudgetLike) -> Floats:
+        """Predict the shrunk loss of each arm.
 
         Args:
             features: (N, F) rows of `prompt_features`.
@@ -117,82 +181,63 @@ class AlphaPredictor:
         Raises:
             ConfigError: Wrong width or a budget that was not fitted.
         """
-        model = self._model(budget)
+        entry = self._model(budget)
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(FEATURE_NAMES):
             raise ConfigError(
                 f"alpha predictor: features have shape {rows.shape}, expected "
                 f"(N, {len(FEATURE_NAMES)}) from prompt_features"
             )
-        base = np.broadcast_to(model.mean_losses, (len(rows), len(self.alphas)))
-        if model.regressor is None or model.strength == 0.0:
+        base = np.broadcast_to(entry.mean_losses, (len(rows), len(self.data.arms)))
+        if entry.model is None or entry.strength == 0.0:
             return base.copy()
-        return base + model.strength * model.regressor.predict(self.standardize(rows))
+        return base + entry.strength * entry.model.predict(self.standardize(rows))
 
-    def alphas_for(self, features: npt.NDArray[np.floating], budget: Budget) -> Floats:
-        """Choose an alpha for each row of features (N, F); returns (N,).
+    def arms_for(self, features: npt.NDArray[np.floating], budget: BudgetLike) -> Ints:
+        """Choose an arm for each row of features (N, F); returns (N,) indices.
 
-        Ties go to the alpha nearest the fixed one, then to the smaller.
+        Ties go to the arm nearest the best fixed one, then to the earlier.
         """
-        # rounded, so that a tie of equal losses does not hang on the last bit
-        losses = np.round(self.losses(features, budget), 12)
-        nearest: Ints = np.argsort(np.abs(self.alphas - self.fixed_alpha(budget)), kind="stable")
-        chosen: Floats = self.alphas[nearest[np.argmin(losses[:, nearest], axis=1)]]
-        return chosen
+        order = nearest_first(self.data.arms, self.fallback(budget))
+        return least(self.losses(features, budget), order)
 
-    def alpha(self, features: npt.NDArray[np.floating], budget: Budget) -> float:
-        """Choose an alpha for one prompt's features (F,)."""
-        return float(self.alphas_for(np.asarray(features)[None], budget)[0])
+    def arm(self, features: npt.NDArray[np.floating], budget: BudgetLike) -> int:
+        """Choose an arm for one prompt's features (F,); returns its index."""
+        return int(self.arms_for(np.asarray(features)[None], budget)[0])
 
     def standardize(self, features: Floats) -> Floats:
         """Pick, clip and standardise the features used: (N, F) -> (N, F')."""
-        picked = np.clip(features[:, self._columns], self.low, self.high)
+        data = self.data
+        picked = np.clip(features[:, self._columns], data.low, data.high)
         if self._maps.any():
             missing = features[:, self._missing] > 0.5
-            picked = np.where(missing[:, None] & self._maps, self.center, picked)
-        scaled: Floats = (picked - self.center) / self.scale
+            picked = np.where(missing[:, None] & self._maps, data.center, picked)
+        scaled: Floats = (picked - data.center) / data.scale
         return scaled
 
-    def _model(self, budget: Budget, where: str = "alpha predictor") -> BudgetModel:
-        for model in self.models:
-            # 1 (a count) and 1.0 (a ratio: everything) are equal in Python, not here
-            if model.budget == budget and type(model.budget) is type(budget):
-                return model
-        listed = ", ".join(str(b) for b in self.budgets)
-        raise ConfigError(
-            f"{where}: the alpha predictor has no budget {budget!r}; it was fitted for {listed}. "
-            "Use one of them, a fixed alpha, or fit it again with this budget in the study"
-        )
+    def _model(self, budget: BudgetLike, where: str = "alpha predictor") -> BudgetModel:
+        found = self._models.get(read_budget(budget))
+        if found is None:
+            listed = ", ".join(str(b) for b in self.budgets)
+            raise ConfigError(
+                f"{where}: the alpha predictor has no budget {budget}; it was fitted for "
+                f"{listed}. Use one of them, a fixed arm, or fit it again with this budget in "
+                "the study"
+            )
+        return found
 
     # -- JSON -----------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; `from_dict` of it predicts bit for bit the same."""
-        return {
-            "schema_version": PREDICTOR_SCHEMA,
-            "features": list(self.feature_names),
-            "center": self.center.tolist(),
-            "scale": self.scale.tolist(),
-            "low": self.low.tolist(),
-            "high": self.high.tolist(),
-            "alphas": self.alphas.tolist(),
-            "budgets": [
-                {
-                    "budget": model.budget,
-                    "mean_losses": model.mean_losses.tolist(),
-                    "strength": model.strength,
-                    "model": None if model.regressor is None else model.regressor.to_dict(),
-                }
-                for model in self.models
-            ],
-        }
+        return self.data.model_dump()
 
     @classmethod
     def from_dict(cls, data: Any, where: str = PREDICTOR_FILE) -> AlphaPredictor:
         """Read and check untrusted data.
 
         Args:
-            data: The parsed JSON.
+            data: The parsed JSON, of this schema or the one before.
             where: File name, for messages.
 
         Returns:
@@ -202,66 +247,8 @@ class AlphaPredictor:
             ConfigError: Newer schema, a missing or unknown key, a wrong shape, a number that is
                 not finite or out of range, an index out of range; names the place.
         """
-        place = Place(data, where)
-        version = place.number("schema_version", 1, 1e9)
-        if version > PREDICTOR_SCHEMA:
-            raise ConfigError(
-                f"{where}: schema_version {version:g} is newer than {PREDICTOR_SCHEMA}, the newest "
-                "that this resprune reads; upgrade resprune-tune"
-            )
-        place.no_others(
-            ("schema_version", "features", "center", "scale", "low", "high", "alphas", "budgets")
-        )
-        names = place.names("features", len(FEATURE_NAMES))
-        for name in names:
-            if name not in FEATURE_NAMES:
-                raise place.error(
-                    "features", f"unknown feature {name!r}. {near_names(name, FEATURE_NAMES)}"
-                )
-        count = len(names)
-        center, scale, low, high = (
-            place.numbers(key, (count,)) for key in ("center", "scale", "low", "high")
-        )
-        if np.any(scale < _MIN_SCALE):
-            raise place.error("scale", f"must be at least {_MIN_SCALE:g}")
-        if np.any(low > high):
-            raise place.error("low", "must not exceed high")
-        alphas = place.numbers("alphas", (None,), most=_MAX_ALPHAS)
-        if not len(alphas) or np.any(np.diff(alphas) <= 0):
-            raise place.error("alphas", "must be a rising grid")
-        if alphas[0] < 0 or alphas[-1] > _MAX_ALPHA:
-            raise place.error("alphas", f"must lie within 0 to {_MAX_ALPHA:g}")
-        models = tuple(
-            _read_budget(entry, count, len(alphas))
-            for entry in place.places("budgets", _MAX_BUDGETS)
-        )
-        budgets = [(type(m.budget), m.budget) for m in models]
-        if len(set(budgets)) != len(budgets):
-            raise place.error("budgets", "lists a budget twice")
-        return cls(
-            feature_names=names,
-            center=center,
-            scale=scale,
-            low=low,
-            high=high,
-            alphas=alphas,
-            models=models,
-        )
-
-
-def _read_budget(place: Place, features: int, alphas: int) -> BudgetModel:
-    place.no_others(("budget", "mean_losses", "strength", "model"))
-    budget = place.get("budget")
-    count = type(budget) is int and 1 <= budget <= 10**6
-    if not count and not (type(budget) is float and 0.0 < budget <= 1.0):
-        raise place.error("budget", f"expected a count or a ratio up to 1.0, got {budget!r}")
-    losses = place.numbers("mean_losses", (alphas,))
-    strength = place.number("strength", 0.0, 1.0)
-    regressor = None
-    if place.get("model") is not None:
-        regressor = read_regressor(
-            Place(place.data["model"], f"{place.where}.model"), features, alphas
-        )
-    elif strength > 0:
-        raise place.error("model", f"missing although strength is {strength:g}")
-    return BudgetModel(budget, losses, strength, regressor)
+        try:
+            return cls(PredictorData.model_validate(data))
+        except ValidationError as error:
+            problem = explain(error, PredictorData)
+        raise ConfigError(f"{where}: {problem}; mend it or export the config again")

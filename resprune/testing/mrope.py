@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resprune.testing.backbones import Case
+from resprune.testing.case import Case
 
 
 @dataclass

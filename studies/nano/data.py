@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resprune.files import publish
 from studies.nano.loop import Draws, Run
 from studies.nano.processor import PIXEL_MEAN, PIXEL_STD
 from studies.nano.questions import Question, ask
@@ -110,7 +110,7 @@ def publish_array(run: Run, array: Any, path: Path) -> None:
     array.flush()
     run.wait()
     if run.rank == 0:
-        os.replace(path.with_suffix(".part"), path)
+        publish(path.with_suffix(".part"), path)
     run.wait()
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,12 @@ import numpy.typing as npt
 import torch
 
 from resprune.errors import ResPruneError
+from resprune.files import write_text
 from resprune.relevance import relevance_scores, relevance_weights
 from resprune.subspace import greedy_order_batch
-from studies.nano.packing import chat_of, pack
+from studies.nano.families import chat_of
+from studies.nano.packing import pack
+from studies.nano.processor import vocabulary
 from studies.nano.questions import KINDS, Question
 from studies.nano.scenes import PATCHES, PLURALS, SHAPES
 from studies.nano.splits import SPLITS, NanoQuestion, Split, iter_questions
@@ -119,8 +121,6 @@ def noun_relevance(
     model: Any, tokens: torch.Tensor, image: torch.Tensor, questions: Sequence[NanoQuestion]
 ) -> torch.Tensor:
     """Relevance (n, T) of each question's image by the nouns of the question's text."""
-    from studies.nano.processor import vocabulary
-
     ids = {word: i for i, word in enumerate(vocabulary())}
     embeddings = model.get_input_embeddings().weight.detach()
     rows = []
@@ -255,9 +255,7 @@ def main() -> None:
     summary = summarise(measure(model, arguments.split, arguments.count), tune)
     show(summary)
     if arguments.out:
-        part = arguments.out.with_suffix(".part")
-        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, arguments.out)
+        write_text(arguments.out, json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from resprune.files import written_beside
 from studies.nano.recipe import Recipe, StageSettings
 
 
@@ -215,9 +215,8 @@ def _save(run: Run, stage: Stage, optimizer: torch.optim.Optimizer, step: int) -
     metadata = {"step": str(step)}
     path = checkpoint_path(run.out, stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished, metadata)
-    os.replace(unfinished, path)
+    with written_beside(path) as beside:
+        save_file(tensors, beside, metadata)
 
 
 def _restore(run: Run, stage: Stage, optimizer: torch.optim.Optimizer) -> int:

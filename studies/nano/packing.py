@@ -9,66 +9,10 @@ from typing import Any
 
 import torch
 
-from studies.nano.processor import EOS, IMAGE, build_processor, chat
-from studies.nano.questions import TEMPLATES, Question, render
-from studies.nano.scenes import COLOR_NAMES, PATCHES, SHAPES
-
-
-class Chat:
-    """How a model's prompts are laid out; this is nano-llava's way."""
-
-    image, end = IMAGE, EOS
-
-    def __init__(self, processor: Any = None) -> None:
-        self.processor = build_processor() if processor is None else processor
-        self._prompts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        self.prefix = self.prompt("Is there a star?")[0]
-        """Token ids in front of the image."""
-        texts = {
-            render(template, subject)
-            for templates in TEMPLATES.values()
-            for template in templates
-            for subject in (*SHAPES, *COLOR_NAMES)
-        }
-        self.tail_length = max(len(self.prompt(text)[1]) for text in texts) + 2
-        """Longest prompt behind the image over all wordings, with the answer and the end token."""
-
-    def prompt(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids before and after the image of the rendered prompt, as the processor gives them."""
-        if text not in self._prompts:
-            rendered = self.processor.apply_chat_template(chat(text), add_generation_prompt=True)
-            ids = self.processor.tokenizer(rendered)["input_ids"]
-            at = ids.index(self.processor.tokenizer.convert_tokens_to_ids(self.image))
-            self._prompts[text] = tuple(ids[:at]), tuple(ids[at + 1 :])
-        return self._prompts[text]
-
-    def place(
-        self, patches: torch.Tensor, tail: torch.Tensor, placeholders: torch.Tensor
-    ) -> torch.Tensor:
-        """Positions (B, S), or (3, B, S), of prefix, kept patches (B, k) and tails.
-
-        Args:
-            patches: which of the image's placeholders are kept.
-            tail: (L,) places behind the image.
-            placeholders: (B,) how many the unpruned prompt has.
-        """
-        batch, start = len(patches), len(self.prefix)
-        front = torch.arange(start).expand(batch, -1)
-        return torch.cat([front, start + patches, start + placeholders[:, None] + tail], 1)
-
-
-@lru_cache(maxsize=1)
-def _llava_chat() -> Chat:
-    return Chat()
-
-
-def chat_of(model: Any) -> Chat:
-    """Return how the prompts of a model are laid out, by its type."""
-    if model.config.model_type == "qwen2_5_vl":
-        from studies.nano.qwen_chat import qwen_chat
-
-        return qwen_chat()
-    return _llava_chat()
+from studies.nano.chat import Chat, llava_chat
+from studies.nano.families import chat_of
+from studies.nano.questions import Question
+from studies.nano.scenes import PATCHES
 
 
 @dataclass(frozen=True)
@@ -81,7 +25,7 @@ class PackedQuestions:
 
 def pack(questions: Sequence[Sequence[Question]], way: Chat | None = None) -> PackedQuestions:
     """Tokenise the same number of questions for each image of a batch; nano-llava's way if none."""
-    way = way or _llava_chat()
+    way = way or llava_chat()
     tokenizer = way.processor.tokenizer
     ids = torch.zeros(len(questions), len(questions[0]), way.tail_length, dtype=torch.long)
     lengths = torch.zeros(ids.shape[:2], dtype=torch.long)

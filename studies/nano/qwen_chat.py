@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from studies.nano.packing import Chat
+from studies.nano.chat import Chat
 from studies.nano.qwen_processor import EOS, IMAGE, build_qwen_processor
 from studies.nano.scenes import GRID
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from resprune.errors import ResPruneError, near_names
+from resprune.files import write_json, written_beside
 from studies.nano.loop import Run, Stage, train_stage
 from studies.nano.recipe import Recipe
 
@@ -132,18 +131,15 @@ def _run_stages(run: Run, model: str, stop: tuple[str, int] | None) -> None:
 
 def _publish(run: Run, name: str, model: Any) -> None:
     """Write the model folder under another name, then give it its own."""
-    final, part = run.out / "model", run.out / "model.part"
-    shutil.rmtree(part, ignore_errors=True)
     model.generation_config.max_new_tokens = 8
-    model.save_pretrained(part)
-    _module(name).build_processor().save_pretrained(part)
     record = {"seed": run.seed, "recipe": asdict(run.recipe), "torch": torch.__version__}
     if (start := getattr(_module(name), "START", None)) is not None:
         record["start"] = start
-    (part / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (part / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    with written_beside(run.out / "model", swap=True) as beside:
+        model.save_pretrained(beside)
+        _module(name).build_processor().save_pretrained(beside)
+        write_json(beside / "training.json", record)
+        (beside / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
 
 
 def main() -> None:

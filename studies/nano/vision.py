@@ -39,12 +39,3 @@ class Vision:
         """All weights, those of the tower first."""
         yield from self.tower.parameters()
         yield from self.projector.parameters()
-
-
-def vision_of(model: Any) -> Vision:
-    """Return the eyes of a model, by its type."""
-    if model.config.model_type == "qwen2_5_vl":
-        from studies.nano.qwen_vision import QwenVision
-
-        return QwenVision(model)
-    return Vision(model)

@@ -12,15 +12,14 @@ is scored once, at the end, and the test split never.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resprune.files import written_beside
 from studies.nouns import card
 from studies.nouns.templates import questions
 from studies.nouns.treebank import Sentence, read_conllu, treebank_file
@@ -171,18 +170,12 @@ def save(nlp: Language, ewt: Path, out: Path, settings: dict[str, object]) -> No
 
     nlp.meta.update(card.meta(VERSION, settings))
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with written_beside(out) as draft:
         nlp.to_disk(draft, exclude=["vocab"])
         morphologizer: Any = nlp.get_pipe("morphologizer")
         Vocab(strings=morphologizer.labels).to_disk(draft / "vocab")
         shutil.copyfile(ewt / "LICENSE.txt", draft / "LICENSE")
         (draft / "README.md").write_text(card.readme(VERSION, settings), encoding="utf-8")
-        draft.chmod(0o755)
-        os.replace(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def main() -> None:

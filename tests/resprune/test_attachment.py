@@ -23,7 +23,9 @@ from resprune.attaching.call import Call
 from resprune.config import BackboneRef
 from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
 from resprune.nouns import NounExtractor, pipelines
-from resprune.testing.backbones import QUESTIONS, Case, greedy, new_tokens
+from resprune.prompt import Prompt
+from resprune.testing.calls import greedy, new_tokens
+from resprune.testing.case import QUESTIONS, Case
 
 ROWS = (
     Setting.of("resprune", 5, alpha=0.75, seed_strategy="cls_attention"),
@@ -375,14 +377,16 @@ def test_a_device_is_not_waited_for_once_an_image(
 ) -> None:
     """What makes a GPU wait is asked as often for six images as for one.
 
-    The greedy itself is left out: on a CPU it takes another path.
+    The greedy itself is left out: on a CPU it takes another path. Features of an adaptive policy
+    are made on the CPU, from one copy of all the images' cosines.
     """
     from resprune.methods import resprune as module
 
-    config = PruningConfig.single(5) if how == "nested" else adaptive()
+    config = PruningConfig.single(5) if how == "nested" else adaptive(strength=0.0)
     watching = [False]
     waits: Counter[str] = Counter()
-    plan, order = Call._plan, module.greedy_order_batch
+    copies: set[int] = set()
+    plan, order, context = Call._plan, module.greedy_order_batch, Prompt.context
 
     def planned(*args: Any) -> Any:
         watching[0] = True
@@ -398,14 +402,24 @@ def test_a_device_is_not_waited_for_once_an_image(
         finally:
             watching[0] = True
 
+    def read(prompt: Prompt, cosines: Tensor) -> Any:
+        copies.add(cosines.untyped_storage().data_ptr())
+        watching[0] = False
+        try:
+            return context(prompt, cosines)
+        finally:
+            watching[0] = True
+
     def counts(inputs: dict[str, Any]) -> Counter[str]:
         waits.clear()
+        copies.clear()
         with resprune.attach(case.model, case.processor, config):
             logits(case, inputs)
         return +waits
 
     monkeypatch.setattr(Call, "_plan", planned)
     monkeypatch.setattr(module, "greedy_order_batch", ordered)
+    monkeypatch.setattr(Prompt, "context", read)
     for name in ("item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "cpu"):
         original = getattr(Tensor, name)
 
@@ -418,6 +432,7 @@ def test_a_device_is_not_waited_for_once_an_image(
     single = counts(one)
     assert single
     assert counts(six) == single
+    assert len(copies) == (how == "adaptive")
 
 
 def test_a_method_that_keeps_too_few_is_refused(

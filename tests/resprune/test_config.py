@@ -17,7 +17,7 @@ from resprune.alpha import FEATURE_NAMES, AlphaPredictor
 from resprune.budget import Count, Energy, Ratio
 from resprune.config import CONFIG_FILE, SCHEMA_VERSION, PruningConfig
 from resprune.errors import ConfigError, ResPruneError
-from resprune.jsonfile import MAX_FILE_BYTES, read_json
+from resprune.files import MAX_FILE_BYTES, read_json
 from resprune.options import ALPHA_MAX
 from resprune.setting import PAPER_DEFAULTS, PREDICTOR_FILE, Adaptive
 

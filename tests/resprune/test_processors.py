@@ -11,8 +11,8 @@ from PIL import Image
 
 from resprune.errors import UnsupportedModelError
 from resprune.processors import images_only, load_processor
-from resprune.testing.tiny import tiny_llava_processor
-from resprune.testing.tiny_qwen import FAMILIES, tiny_qwen_processor
+from resprune.testing.tiny import tiny_llava_processor, tiny_qwen_processor
+from resprune.testing.tiny.qwen import FAMILIES
 
 without_torchvision = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed"

@@ -3,8 +3,8 @@
 import pytest
 
 from studies import nano
-from tuner.check import check_study, usual_backbone
 from tuner.study import find_study, load_study, study_names
+from tuner.study.check import check_study, usual_backbone
 
 REAL = {
     "llava-1.5-7b": ("llava-hf/llava-1.5-7b-hf", (192, 128, 64)),

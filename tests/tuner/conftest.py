@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from resprune.alpha import FEATURE_NAMES, PREDICTOR_FILE
+from resprune.alpha import FEATURE_NAMES
+from resprune.setting import PREDICTOR_FILE, Adaptive, Setting, unpruned
 from studies.nano.scenes import generate_scene
-from tuner.results import Results
+from tuner.results.schema import Results
 
 BUDGETS = (22, 11, 6)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
@@ -43,12 +44,12 @@ def example(seed):
     thing = scene.objects[0]
     near = [(thing.row + dr) * 14 + thing.column + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
     panels = []
-    for label, alpha, first in (("tuned", 0.25, 3), ("adaptive", 2.0, 8)):
+    for kind, alpha, first in (("tuned", 0.25, 3), ("adaptive", 2.0, 8)):
         kept = sorted({*near[:first], *rng.sample(range(196), 11)})[:11]
         boxes = [(t % 14 * 8.0, t // 14 * 8.0, t % 14 * 8 + 8.0, t // 14 * 8 + 8.0) for t in kept]
         prediction = thing.color if first == 8 else "gray"
         panels.append(
-            {"label": label, "budget": 11, "alpha": alpha, "kept": kept, "boxes": boxes}
+            {"kind": kind, "setting": dump(ours(11, alpha)), "kept": kept, "boxes": boxes}
             | {"prediction": prediction}
         )
     return {
@@ -60,26 +61,37 @@ def example(seed):
     }
 
 
-def report_row(name, label, budget, alpha, strategy, mean, paper):
+def ours(budget, alpha, seed_strategy="cls_attention"):
+    return Setting.of("resprune", budget, alpha=alpha, seed_strategy=seed_strategy)
+
+
+def by_prompt(budget, fallback):
+    arms = tuple(ours(budget, alpha) for alpha in ALPHAS)
+    return Adaptive(arms=arms, fallback=ALPHAS.index(fallback))
+
+
+def dump(policy):
+    return policy.model_dump(mode="json")
+
+
+def report_row(kind, policy, mean, paper):
     groups = {g: interval(min(1.0, mean + shift), 0.03) for g, shift in GROUPS.items()}
-    row = {
-        "name": name,
-        "label": label,
-        "budget": budget,
-        "alpha": alpha,
-        "seed_strategy": strategy,
-        "score": interval(mean, 0.014),
-        "by_group": groups,
-    }
-    if name != "unpruned":
+    row = {"kind": kind, "policy": dump(policy), "score": interval(mean, 0.014)}
+    row |= {"tokens": None if kind == "unpruned" else policy.budget.count, "by_group": groups}
+    if kind != "unpruned":
         row["versus_unpruned"] = interval(mean - UNPRUNED, 0.012)
-    if name not in ("unpruned", "paper-default") and budget is not None:
+    if kind not in ("unpruned", "paper-default"):
         row["versus_paper"] = interval(mean - paper, 0.008)
     return row
 
 
+def baseline(kind, policy, mean, half):
+    tokens = None if kind == "unpruned" else policy.budget.count
+    return {"kind": kind, "policy": dump(policy), "tokens": tokens, "score": interval(mean, half)}
+
+
 def synthetic_results():
-    """Return the data of a results.json as a dict."""
+    """Return the data of a results.json: at 22 tokens a setting is chosen, else arms."""
     rng = random.Random(0)
     trials, curves, chosen, report, adaptive = [], [], [], [], []
     for number in range(60):
@@ -87,69 +99,76 @@ def synthetic_results():
         strategy = rng.choice(["cls_attention", "l2_norm"])
         alpha = round(rng.uniform(0, 4), 2)
         value = score(budget, alpha, strategy) + rng.gauss(0, 0.006)
-        params = {"alpha": alpha, "seed_strategy": strategy, "budget": budget}
         trials.append(
-            {"number": number, "params": params, "budget": budget, "score": value}
-            | {"state": "complete", "seconds": 1.5}
+            {"number": number, "setting": dump(ours(budget, alpha, strategy)), "tokens": budget}
+            | {"score": value, "seconds": 1.5}
         )
-    baselines = [{"name": "unpruned", "budget": None, "score": interval(UNPRUNED, 0.02)}]
-    report.append(report_row("unpruned", "all tokens", None, None, None, UNPRUNED, 0))
+    for number in range(15):
+        budget = BUDGETS[number % 3]
+        other = Setting.of("visionzip", budget, contextual_share=round(rng.uniform(0, 0.5), 2))
+        for setting, loss in ((other, 0.07), (Setting.of("divprune", budget), 0.05)):
+            value = max(LAW[budget]) - loss + rng.gauss(0, 0.006)
+            trials.append(
+                {"number": number, "setting": dump(setting), "tokens": budget}
+                | {"score": value, "seconds": 1.5}
+            )
+    baselines = [baseline("unpruned", unpruned(), UNPRUNED, 0.02)]
+    report.append(report_row("unpruned", unpruned(), UNPRUNED, 0))
     for budget in BUDGETS:
         paper = score(budget, 0.75, "cls_attention")
         best = max(LAW[budget])
         fixed = ALPHAS[LAW[budget].index(best)]
         gain = ADAPTIVE_GAIN[budget]
         baselines += [
-            {"name": "random", "budget": budget, "score": interval(RANDOM[budget], 0.03)},
-            {"name": "paper-default", "budget": budget, "alpha": 0.75}
-            | {"seed_strategy": "cls_attention", "score": interval(paper, 0.03)},
+            baseline("random", Setting.of("random", budget), RANDOM[budget], 0.03),
+            baseline("paper-default", ours(budget, 0.75), paper, 0.03),
         ]
         curves += [
-            {"budget": budget, "seed_strategy": strategy, "split": "fit"}
-            | {"alphas": list(ALPHAS), "standard_errors": [0.008] * len(ALPHAS)}
+            {"setting": dump(ours(budget, 0.5, strategy)), "option": "alpha", "tokens": budget}
+            | {"split": "fit", "values": list(ALPHAS), "standard_errors": [0.008] * len(ALPHAS)}
             | {"scores": [score(budget, a, strategy) for a in ALPHAS]}
             for strategy in ("cls_attention", "l2_norm")
         ]
+        arms = by_prompt(budget, fixed)
         is_adaptive = gain > 0.01
         chosen.append(
-            {"budget": budget, "alpha": "adaptive" if is_adaptive else fixed}
-            | {"fixed_alpha": fixed, "seed_strategy": "cls_attention", "pooling": "max"}
-            | {"normalization": "minmax", "positions": "keep"}
-            | {"tune_score": interval(best + 0.01, 0.025)}
+            {"policy": dump(arms if is_adaptive else ours(budget, fixed)), "tokens": budget}
+            | {"setting": dump(ours(budget, fixed)), "tune_score": interval(best + 0.01, 0.025)}
         )
-        strategy = "cls_attention"
-        for name, label, alpha, seed, mean in (
-            ("random", "random tokens", None, None, RANDOM[budget]),
-            ("relevance-only", "relevance only", None, None, best - 0.18),
-            ("alpha-0", "alpha 0", 0.0, strategy, LAW[budget][0]),
-            ("paper-default", "paper's default", 0.75, strategy, paper),
-            ("tuned", f"tuned, alpha {fixed:g}", fixed, strategy, best),
-            ("adaptive", "tuned, adaptive alpha", "adaptive", strategy, best + gain),
+        for kind, policy, mean in (
+            ("random", Setting.of("random", budget), RANDOM[budget]),
+            ("relevance-only", Setting.of("relevance", budget), best - 0.18),
+            ("alpha-0", ours(budget, 0.0), LAW[budget][0]),
+            ("paper-default", ours(budget, 0.75), paper),
+            ("rival", Setting.of("divprune", budget), best - 0.05),
+            ("rival", Setting.of("visionzip", budget, contextual_share=0.2), best - 0.07),
+            ("tuned", ours(budget, fixed), best),
+            ("adaptive", arms, best + gain),
         ):
-            report.append(report_row(name, label, budget, alpha, seed, mean, paper))
+            report.append(report_row(kind, policy, mean, paper))
         adaptive.append(
             {
-                "budget": budget,
-                "best_fixed_alpha": fixed,
+                "policy": dump(arms),
+                "tokens": budget,
                 "best_fixed": interval(best, 0.014),
                 "adaptive": interval(best + gain, 0.013),
-                "by_group_alpha": {"color": 4.0, "count": 0.25, "digit": 2.0, "exists": 0.5},
+                "by_group_arm": {"color": 6, "count": 1, "digit": 5, "exists": 2},
                 "best_per_group": interval(best + gain * 1.2, 0.013),
                 "oracle": interval(best + 0.16, 0.011),
                 "adaptive_minus_fixed": interval(gain, 0.007),
                 "group_minus_fixed": interval(gain * 1.2, 0.006),
                 "oracle_minus_fixed": interval(0.16, 0.009),
                 "strength": 0.9 if is_adaptive else 0.1,
-                "alpha_histogram": {str(a): 40 + 90 * i % 170 for i, a in enumerate(ALPHAS)},
+                "chosen": [40 + 90 * i % 170 for i in range(len(ALPHAS))],
             }
         )
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "study": {
             "study": {
                 "name": "nano-llava",
                 "seed": 0,
-                "trials": 60,
+                "trials": 90,
                 "objective": {"kind": "pareto", "tolerance": 0.02},
             },
             "backbone": {"model": "nano-llava", "dtype": "auto"},
@@ -161,9 +180,9 @@ def synthetic_results():
                 "report": {"split": "report", "samples": 1000, "offset": 0},
             },
             "search": {
-                "alpha": {"low": 0.0, "high": 4.0, "step": 0.05},
-                "seed_strategy": ["cls_attention", "l2_norm"],
+                "method": ["resprune", "divprune", "visionzip"],
                 "budget": list(BUDGETS),
+                "resprune": {"alpha": {"low": 0.0, "high": 4.0, "step": 0.05}},
             },
         },
         "environment": {"resprune": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
@@ -183,10 +202,14 @@ def synthetic_results():
         "groups": list(GROUPS),
         "trials": trials,
         "baselines": baselines,
-        "importances": {"budget": 0.81, "alpha": 0.16, "seed_strategy": 0.03},
+        "importances": {
+            "resprune": {"budget": 0.81, "alpha": 0.16, "seed_strategy": 0.03},
+            "visionzip": {"budget": 0.92, "contextual_share": 0.08},
+            "divprune": {},
+        },
         "curves": curves,
         "chosen": chosen,
-        "recommended_budget": 11,
+        "recommended": {"count": 11},
         "report": report,
         "adaptive": adaptive,
         "feature_weights": [
@@ -201,7 +224,7 @@ def synthetic_results():
             "encoder_calls": 413,
             "prefills": 21_340,
             "memo_hits": 48_211,
-            "trials": 60,
+            "trials": 90,
         },
         "notes": ["The report split is the first 1,000 questions of it."],
     }

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from resprune.errors import ResPruneError
-from tuner.compare import paired_bootstrap, standard_error, within_noise
-from tuner.results import Interval
+from tuner.results.schema import Interval
+from tuner.results.statistics import paired_bootstrap, standard_error
 
 
 def population(rng, images, per_image, effect):
@@ -29,7 +29,7 @@ def test_equals_a_loop_over_resamples():
 def test_chunks_do_not_change_the_draws(monkeypatch):
     values, clusters = population(np.random.default_rng(0), 30, 3, 0.1)
     whole = paired_bootstrap(values, None, clusters, seed=1, resamples=300)
-    monkeypatch.setattr("tuner.compare._CHUNK", 30 * 70)
+    monkeypatch.setattr("tuner.results.statistics._CHUNK", 30 * 70)
     assert paired_bootstrap(values, None, clusters, seed=1, resamples=300) == whole
 
 
@@ -82,14 +82,6 @@ def test_same_seed_same_interval():
     values, clusters = population(np.random.default_rng(0), 20, 2, 0.0)
     first, again, other = (paired_bootstrap(values, None, clusters, seed=s) for s in (1, 1, 2))
     assert first == again != other
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "noise"),
-    [(-0.1, 0.1, True), (0.0, 0.1, True), (0.01, 0.1, False), (-2, -1, False)],
-)
-def test_within_noise(low, high, noise):
-    assert within_noise(Interval(mean=0.0, low=low, high=high)) is noise
 
 
 @pytest.mark.parametrize(

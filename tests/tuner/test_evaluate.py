@@ -207,9 +207,7 @@ def test_kept_of_short_images():
 
 
 def tiny(family):
-    from resprune.testing.tiny import tiny_llava
-    from resprune.testing.tiny_qwen import tiny_qwen
-    from resprune.testing.tiny_tiled import tiny_tiled
+    from resprune.testing.tiny import tiny_llava, tiny_qwen, tiny_tiled
 
     if family == "llava":
         return tiny_llava()

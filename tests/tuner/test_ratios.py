@@ -8,9 +8,9 @@ from PIL import Image
 
 from resprune import NounExtractor, PruningConfig, attach, backbones
 from resprune.alpha import PREDICTOR_FILE, AlphaPredictor
-from resprune.jsonfile import read_json
+from resprune.files import read_json
 from resprune.selection import PromptReader
-from resprune.testing.tiny_qwen import tiny_qwen
+from resprune.testing.tiny import tiny_qwen
 from tuner import tasks
 from tuner.cache import Memo, VisualCache
 from tuner.evaluate import Engine, Kept, Setting

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from resprune.errors import StudyError
-from tuner.results import RESULTS_FILE, RESULTS_SCHEMA, Results
+from tuner.results.schema import RESULTS_FILE, RESULTS_SCHEMA, Results
 
 
 def test_round_trip(tmp_path, results):
@@ -23,6 +23,6 @@ def test_missing_torn_newer_and_wrong_results(tmp_path, results_data):
     path.write_text(json.dumps({**results_data, "schema_version": RESULTS_SCHEMA + 1}))
     with pytest.raises(StudyError, match="is newer than"):
         Results.load(tmp_path)
-    path.write_text(json.dumps({**results_data, "recommended_budget": "many"}))
-    with pytest.raises(StudyError, match="recommended_budget"):
+    path.write_text(json.dumps({**results_data, "recommended": "many"}))
+    with pytest.raises(StudyError, match="recommended"):
         Results.load(tmp_path)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resprune.budget import Budget
 from resprune.errors import ConfigError, StudyError
-from resprune.jsonfile import read_json, write_json
+from resprune.files import read_json, write_json
 from resprune.setting import Adaptive, Policy, Setting
 from tuner.results.rows import RowKind
 

@@ -5,6 +5,9 @@ Questions about one image share its luck, so whole images are drawn, never singl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +16,38 @@ from tuner.results.schema import Interval
 
 _Array = npt.NDArray[np.float64]
 _CHUNK = 2**22  # draws held at once, about 32 MB
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap intervals over the images of one split.
+
+    Attributes:
+        images: Image of each sample.
+        groups: Question type of each sample.
+        seed: Draws the resamples.
+        resamples: How many.
+    """
+
+    images: Sequence[str]
+    groups: Sequence[str]
+    seed: int
+    resamples: int
+
+    def of(self, a: _Array, b: _Array | None = None) -> Interval:
+        """Return the mean of ``a``, or of ``a - b``, with its interval."""
+        return paired_bootstrap(a, b, self.images, seed=self.seed, resamples=self.resamples)
+
+    def by_group(self, a: _Array) -> dict[str, Interval]:
+        """Return the mean of each group with its interval."""
+        found = {}
+        images, groups = np.array(self.images), np.array(self.groups)
+        for group in sorted(set(self.groups)):
+            rows = groups == group
+            found[group] = paired_bootstrap(
+                a[rows], None, images[rows], seed=self.seed, resamples=self.resamples
+            )
+        return found
 
 
 def paired_bootstrap(
@@ -82,11 +117,6 @@ def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.Arra
     if images < 2:
         return 0.0
     return float(np.sqrt(images / (images - 1) * np.sum(sums**2)) / sizes.sum())
-
-
-def within_noise(difference: Interval) -> bool:
-    """Whether an interval of a difference holds zero: a winner by it is no winner."""
-    return difference.low <= 0.0 <= difference.high
 
 
 def _resampled_means(sums: _Array, sizes: _Array, draws: npt.NDArray[np.int64]) -> _Array:

@@ -1,87 +1,43 @@
-"""Tasks: samples by split and a scorer, one file each.
+"""Tasks: samples by split and a scorer, one file each, each joining the registry itself.
 
-To add one, write a class that satisfies ``Task`` and name it in ``_HOME``.
+To add one, write a file with a class under ``@register``, its keys of ``[task]`` in a subclass of
+``TaskOptions``; files in this folder whose names do not start with an underscore are found by
+themselves. They import what is heavy (``datasets``) where they use it.
 """
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+import pkgutil
 
-from resprune.errors import StudyError, near_names
-from tuner.tasks.base import Sample, Task, exact_match, normalized
+from tuner.tasks.base import (
+    Metric,
+    Sample,
+    Task,
+    TaskOptions,
+    exact_match,
+    find,
+    get,
+    make,
+    names,
+    normalized,
+    register,
+)
 
-if TYPE_CHECKING:
-    from tuner.study import TaskSection
+__all__ = [
+    "Metric",
+    "Sample",
+    "Task",
+    "TaskOptions",
+    "exact_match",
+    "find",
+    "get",
+    "make",
+    "names",
+    "normalized",
+    "register",
+]
 
-__all__ = ["Sample", "Task", "exact_match", "get", "is_local", "make", "names", "normalized"]
-
-_HOME = {
-    "hub-vqa": ("tuner.tasks.hub_vqa", "HubVqa"),
-    "jsonl": ("tuner.tasks.jsonl", "JsonLines"),
-    "nano-scenes": ("tuner.tasks.nano_scenes", "NanoScenes"),
-    "nano-scenes-wide": ("tuner.tasks.nano_scenes", "NanoScenesWide"),
-}
-
-
-def names() -> list[str]:
-    """Return the names of every task, sorted."""
-    return sorted(_HOME)
-
-
-def get(name: str, **options: Any) -> Task:
-    """Return a task.
-
-    Args:
-        name: One of ``names()``.
-        **options: What the task's constructor takes.
-
-    Returns:
-        The task.
-
-    Raises:
-        StudyError: An unknown name or option; near names are suggested.
-    """
-    if name not in _HOME:
-        raise StudyError(f"unknown task {name!r}. {near_names(name, _HOME)}")
-    module, cls = _HOME[name]
-    try:
-        return cast(Task, getattr(importlib.import_module(module), cls)(**options))
-    except TypeError as error:
-        raise StudyError(f"task {name!r}: {error}; see `resprune-tune ls tasks`") from None
-
-
-_OWN_KEYS = {
-    "jsonl": ("folder",),
-    "hub-vqa": ("dataset", "config", "revision", "columns", "scorer", "question_transform"),
-}
-
-
-def make(section: TaskSection) -> Task:
-    """Return the task that a study names, with the study's options.
-
-    Raises:
-        StudyError: An option that another task takes, or a wrong one.
-    """
-    options: dict[str, Any] = {
-        "answer_format": section.answer_format,
-        "max_new_tokens": section.max_new_tokens,
-    }
-    for task, keys in _OWN_KEYS.items():
-        for key in keys:
-            value = getattr(section, key)
-            if value is not None and task != section.name:
-                raise StudyError(f"task.{key} is of no use to the task {section.name!r}; remove it")
-            if value is not None:
-                options[key] = value
-    if section.columns is not None:
-        options["columns"] = section.columns.model_dump(exclude_none=True)
-    if section.name in _OWN_KEYS:
-        options["labels"] = section.metric != "fidelity"
-    return get(section.name, **options)
-
-
-def is_local(section: TaskSection) -> bool:
-    """Say whether the samples that a study names need no hub."""
-    return section.dataset is None or Path(section.dataset).is_dir()
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,14 +1,20 @@
-"""What a task is: samples by split, and how an answer is scored."""
+"""What a task is, how an answer is scored, and the registry that all tasks join."""
 
 from __future__ import annotations
 
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Literal, TypeVar
 
 from PIL import Image
+from pydantic import Field, ValidationError, field_validator
 
+from resprune.errors import ResPruneError, StudyError, near_names
+from resprune.validation import StrictModel, explain
+
+Metric = Literal["score", "log_likelihood", "fidelity"]
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -45,28 +51,130 @@ class Sample:
         return self.load()
 
 
-class Task(Protocol):
+class TaskOptions(StrictModel):
+    """Keys of ``[task]`` that every task takes; a task adds its own in a subclass.
+
+    Attributes:
+        name: A registered task (``resprune-tune ls tasks``).
+        metric: ``score`` (the task's own), ``log_likelihood`` of the gold answer, or ``fidelity``
+            (agreement with the unpruned model's own answers; needs no gold answers).
+        max_new_tokens: Tokens to generate.
+        answer_format: What is appended to every question; nothing where empty.
+    """
+
+    name: str
+    metric: Metric = "score"
+    max_new_tokens: int = Field(default=16, ge=1)
+    answer_format: str = "Answer the question using a single word or phrase."
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        find(value)
+        return value
+
+
+class Task(ABC):
     """A data set with a scorer.
 
     Attributes:
         name: Name in the registry.
+        options: The keys of ``[task]`` that it takes.
         max_new_tokens: Tokens that an answer needs at most.
+        source: Where the samples come from, for messages.
+        local: Whether they can be read without the hub.
     """
 
-    name: str
-    max_new_tokens: int
+    name: ClassVar[str]
+    options: ClassVar[type[TaskOptions]] = TaskOptions
+    local: bool = True
 
+    def __init__(self, options: TaskOptions) -> None:
+        """Set the task up; nothing is read yet.
+
+        Args:
+            options: An instance of the class's ``options``.
+        """
+        self.max_new_tokens = options.max_new_tokens
+        self.source = options.name
+
+    @abstractmethod
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Return the samples ``offset`` to ``offset + count - 1`` of a split, in a fixed order.
+
+        Args:
+            split: Name of the split.
+            count: How many; None for all.
+            offset: How many to skip.
 
         Raises:
             StudyError: An unknown split, or fewer samples than asked for.
         """
-        ...
 
     def score(self, prediction: str, sample: Sample) -> float:
-        """Score an answer from 0 to 1."""
-        ...
+        """Score an answer from 0 to 1; exact match unless the task has a rule of its own."""
+        return exact_match(prediction, sample.answers)
+
+
+_TASKS: dict[str, type[Task]] = {}
+_TaskClass = TypeVar("_TaskClass", bound=type[Task])
+
+
+def register(cls: _TaskClass) -> _TaskClass:
+    """Add a task to the registry; a class decorator.
+
+    Raises:
+        ResPruneError: A name that another class has taken.
+    """
+    taken = _TASKS.get(cls.name)
+    if taken is not None and taken.__qualname__ != cls.__qualname__:
+        raise ResPruneError(
+            f"task name {cls.name!r} is taken by {taken.__name__}; rename {cls.__name__}"
+        )
+    _TASKS[cls.name] = cls
+    return cls
+
+
+def names() -> list[str]:
+    """Return the names of every task, sorted."""
+    return sorted(_TASKS)
+
+
+def find(name: str) -> type[Task]:
+    """Return the class of a task.
+
+    Raises:
+        StudyError: An unknown name; near names are suggested.
+    """
+    if name not in _TASKS:
+        raise StudyError(f"unknown task {name!r}. {near_names(name, _TASKS)}")
+    return _TASKS[name]
+
+
+def make(options: TaskOptions) -> Task:
+    """Return the task that validated options name.
+
+    Raises:
+        StudyError: A folder or data set that cannot be there.
+    """
+    return find(options.name)(options)
+
+
+def get(name: str, **options: Any) -> Task:
+    """Return a task.
+
+    Args:
+        name: One of ``names()``.
+        **options: Keys of ``[task]``.
+
+    Raises:
+        StudyError: An unknown name or a wrong option; near names are suggested.
+    """
+    cls = find(name).options
+    try:
+        return make(cls.model_validate({"name": name, **options}))
+    except ValidationError as error:
+        raise StudyError(f"task {name!r}: {explain(error, cls)}") from None
 
 
 def normalized(answer: str) -> str:

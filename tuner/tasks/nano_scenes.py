@@ -10,28 +10,33 @@ from functools import lru_cache, partial
 from typing import ClassVar, get_args
 
 from PIL import Image
+from pydantic import Field
 
 from resprune.errors import StudyError, near_names
 from studies.nano.scenes import Scene, generate_scene, generate_wide_scene
 from studies.nano.splits import Split, iter_questions
-from tuner.tasks.base import Sample, exact_match
+from tuner.tasks.base import Sample, Task, TaskOptions, register
 
 
-class NanoScenes:
+class NanoOptions(TaskOptions):
+    """The keys of every task; an answer is one word and the end, to a question as it stands."""
+
+    max_new_tokens: int = Field(default=3, ge=1)
+    answer_format: str = ""
+
+
+@register
+class NanoScenes(Task):
     """Questions about generated scenes; every split owns a range of scene seeds of its own."""
 
     name = "nano-scenes"
+    options = NanoOptions
     _wide: ClassVar[bool] = False
 
-    def __init__(self, answer_format: str | None = None, max_new_tokens: int | None = None) -> None:
-        """Set the task up.
-
-        Args:
-            answer_format: Appended to every question; the models were trained without.
-            max_new_tokens: Tokens to generate; an answer is one word and the end.
-        """
-        self.max_new_tokens = max_new_tokens or 3
-        self._suffix = f" {answer_format}" if answer_format else ""
+    def __init__(self, options: TaskOptions) -> None:
+        """Set the task up."""
+        super().__init__(options)
+        self._suffix = f" {options.answer_format}" if options.answer_format else ""
 
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Generate questions of a split; ``count`` None gives 2,000."""
@@ -59,11 +64,8 @@ class NanoScenes:
             for question in iter_questions(split, wanted, offset, draw)  # type: ignore[arg-type]
         ]
 
-    def score(self, prediction: str, sample: Sample) -> float:
-        """Exact match after lower-casing and stripping punctuation."""
-        return exact_match(prediction, sample.answers)
 
-
+@register
 class NanoScenesWide(NanoScenes):
     """The same questions about wide scenes, for a model that sees an image in tiles."""
 

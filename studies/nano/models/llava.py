@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from studies.nano.data import prepare_features, prepare_scenes
+from studies.nano.families import vision_of
 from studies.nano.loop import Run, Stage, checkpoint_path, finished, load_weights
 from studies.nano.model import build_model
 from studies.nano.packing import PackedQuestions, Predictions, predict
@@ -19,7 +20,6 @@ from studies.nano.stages.alignment import AlignmentStage
 from studies.nano.stages.instruction import InstructionStage
 from studies.nano.stages.language import LanguageStage
 from studies.nano.stages.projector import ProjectorStage
-from studies.nano.vision import vision_of
 from studies.nano.words import build_codebook
 
 __all__ = ["FULL", "SMOKE", "build_processor", "run_stages"]

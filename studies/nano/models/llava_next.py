@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from studies.nano import model_dir
 from studies.nano.data import prepare_features
+from studies.nano.families import vision_of
 from studies.nano.loop import Run, Stage, checkpoint_path, finished, load_weights
 from studies.nano.packing import PackedQuestions, Predictions, predict
 from studies.nano.processor import CHAT_TEMPLATE, IMAGE, PIXEL_MEAN, PIXEL_STD, build_tokenizer
@@ -34,7 +35,6 @@ from studies.nano.stages.alignment import AlignmentStage
 from studies.nano.stages.projector import ProjectorStage
 from studies.nano.stages.tiled_instruction import TiledInstructionStage
 from studies.nano.views import PINPOINTS, TOKENS, layout_of, place_tokens, prepare_wide_scenes
-from studies.nano.vision import vision_of
 from studies.nano.words import build_codebook
 
 START, START_SEED = "nano-llava", 0

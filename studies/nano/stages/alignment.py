@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from studies.nano.data import SceneArrays
+from studies.nano.families import vision_of
 from studies.nano.loop import Draws, Run
 from studies.nano.model import WIDTH
 from studies.nano.scenes import COLOR_NAMES, MAX_OBJECTS, MIXED, SHAPES
-from studies.nano.vision import vision_of
 from studies.nano.words import COLOR_IDS, DIGIT_IDS, SHAPE_IDS, Codebook
 
 LABEL_NOISE = 0.1

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from studies.nano.data import SceneArrays, ask_about, patch_features
+from studies.nano.families import chat_of, vision_of
 from studies.nano.loop import Draws, Run
-from studies.nano.packing import chat_of, pack, predict
+from studies.nano.packing import pack, predict
 from studies.nano.scenes import PATCHES
 from studies.nano.stages.scoring import answer_loss, score_by_kind
-from studies.nano.vision import vision_of
 
 SHOW_ALL = 0.2
 FAVOUR_OBJECTS, FAVOUR_DIGITS = 0.7, 0.5

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from studies.nano.data import ask_about
+from studies.nano.families import chat_of
 from studies.nano.loop import Draws, Run
 from studies.nano.model import WIDTH
-from studies.nano.packing import chat_of, pack, predict
+from studies.nano.packing import pack, predict
 from studies.nano.scenes import (
     COLOR_NAMES,
     GRID,

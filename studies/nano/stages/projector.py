@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from studies.nano.data import SceneArrays, patch_features
+from studies.nano.families import vision_of
 from studies.nano.loop import Draws, Run
 from studies.nano.scenes import MIXED
 from studies.nano.stages.alignment import named_right
-from studies.nano.vision import vision_of
 from studies.nano.words import Codebook
 
 OBJECT_LOOKS, BACKGROUND_LOOKS = 0.25, 0.9

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from studies.nano.packing import Predictions, chat_of, pack, predict
+from studies.nano.families import chat_of
+from studies.nano.packing import Predictions, pack, predict
 from studies.nano.questions import KINDS, Question
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from studies.nano.data import ask_about, patch_features
+from studies.nano.families import vision_of
 from studies.nano.loop import Draws, Run
 from studies.nano.packing import pack, predict
 from studies.nano.scenes import Scene
 from studies.nano.stages.instruction import SHOW_ALL, SLOW, draw_kept
 from studies.nano.stages.scoring import answer_loss, score_by_kind
 from studies.nano.views import TOKENS, VIEWS, WideScenes, layout_of, place_tokens
-from studies.nano.vision import vision_of
 
 LEAST_KEPT, MOST_KEPT = 0.02, 0.34
 FULL_SHARE = 4

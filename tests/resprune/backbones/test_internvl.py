@@ -15,9 +15,10 @@ from torch import Tensor
 import resprune
 from resprune.backbones import for_model
 from resprune.errors import ResPruneError, UnsupportedModelError
-from resprune.testing.backbones import BackboneConformance, Case, greedy
-from resprune.testing.tiled import assert_boxes_lie_where_seen, cell_means, ramp_image
-from resprune.testing.tiny_tiled import tiny_tiled
+from resprune.testing.backbones import BackboneConformance, Case
+from resprune.testing.boxes import assert_boxes_lie_where_seen, cell_means, ramp_image
+from resprune.testing.calls import greedy
+from resprune.testing.tiny import tiny_tiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*loaded for images only")
 

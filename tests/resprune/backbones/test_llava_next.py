@@ -13,14 +13,11 @@ import resprune
 from resprune.backbones import for_model
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError, UnsupportedModelError
-from resprune.testing.backbones import BackboneConformance, Case, assert_close
-from resprune.testing.tiled import (
-    NewlineCase,
-    assert_boxes_lie_where_seen,
-    cell_means,
-    ramp_image,
-)
-from resprune.testing.tiny_tiled import tiled_processor, tiny_tiled
+from resprune.testing.backbones import BackboneConformance, Case
+from resprune.testing.boxes import assert_boxes_lie_where_seen, cell_means, ramp_image
+from resprune.testing.checks import assert_close
+from resprune.testing.newlines import NewlineCase
+from resprune.testing.tiny import tiled_processor, tiny_tiled
 
 SIDE = 4
 

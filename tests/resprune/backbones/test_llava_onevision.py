@@ -12,13 +12,9 @@ from PIL import Image
 from resprune.backbones import for_model
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.testing.backbones import BackboneConformance, Case
-from resprune.testing.tiled import (
-    NewlineCase,
-    assert_boxes_lie_where_seen,
-    cell_means,
-    ramp_image,
-)
-from resprune.testing.tiny_tiled import tiled_processor, tiny_tiled
+from resprune.testing.boxes import assert_boxes_lie_where_seen, cell_means, ramp_image
+from resprune.testing.newlines import NewlineCase
+from resprune.testing.tiny import tiled_processor, tiny_tiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*loaded for images only")
 

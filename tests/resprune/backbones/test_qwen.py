@@ -15,9 +15,11 @@ from torch import Tensor
 import resprune
 from resprune.backbones import Backbone, for_model
 from resprune.errors import ResPruneError, UnsupportedModelError
-from resprune.testing.backbones import BackboneConformance, Case, greedy, new_tokens
+from resprune.testing.backbones import BackboneConformance, Case
+from resprune.testing.calls import greedy, new_tokens
 from resprune.testing.mrope import MropeCase
-from resprune.testing.tiny_qwen import FAMILIES, tiny_qwen
+from resprune.testing.tiny import tiny_qwen
+from resprune.testing.tiny.qwen import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*loaded for images only")
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 import resprune
 from resprune.backbones import for_model
-from resprune.testing.backbones import Case, assert_close, footprint, greedy, new_tokens
+from resprune.testing.backbones import Case
+from resprune.testing.calls import greedy, new_tokens
+from resprune.testing.checks import assert_close, footprint
 from resprune.testing.mrope import MropeCase
-from resprune.testing.tiled import NewlineCase
-from resprune.testing.tiny_qwen import tiny_qwen
-from resprune.testing.tiny_tiled import tiny_tiled
+from resprune.testing.newlines import NewlineCase
+from resprune.testing.tiny import tiny_qwen, tiny_tiled
 
 KINDS = ("llava", "qwen2_5_vl", "llava_next")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor
 
 from resprune import methods
-from resprune.methods import MethodOptions, SelectionInput
+from resprune.methods import Inputs, Selection
+from resprune.methods._common import part_of
 from resprune.methods.cdpruner import contrastive_relevance
 from resprune.methods.scope import coverage_order
 from resprune.methods.visionzip import dominant_and_contextual
 from resprune.subspace import gram_matrix
 
-OPTIONS = MethodOptions()
 SEEDS = range(4)
 SIZES = (64, 1024)
 
@@ -31,8 +32,13 @@ def cosine(rows: np.ndarray) -> np.ndarray:
     return unit @ unit.T
 
 
-def pick(name: str, inputs: SelectionInput, k: int) -> list[int]:
-    return methods.get(name).select(inputs, k, OPTIONS).indices.tolist()
+def chosen(name: str, inputs: Inputs, k: int, **options: Any) -> Selection:
+    method = methods.get(name)
+    return method.select(inputs, k, method.options(**options))
+
+
+def pick(name: str, inputs: Inputs, k: int) -> list[int]:
+    return chosen(name, inputs, k).indices.tolist()
 
 
 def as_tensor(values: np.ndarray) -> Tensor:
@@ -44,7 +50,7 @@ def test_rankings_sort_by_their_score(name: str) -> None:
     rows = features(0)
     score = np.random.default_rng(1).random(40)
     score[7] = score[3]  # a tie goes to the lower index
-    inputs = SelectionInput(as_tensor(rows), as_tensor(score), {"cls_attention": as_tensor(score)})
+    inputs = Inputs(as_tensor(rows), as_tensor(score), {"cls_attention": as_tensor(score)})
     by = np.linalg.norm(rows, axis=1) if name == "l2_norm" else score
     expected = sorted(range(40), key=lambda i: (-np.float32(by[i]), i))
     assert pick(name, inputs, 12) == expected[:12]
@@ -59,7 +65,7 @@ def test_divprune_is_farthest_point_sampling(seed: int) -> None:
     while len(kept) < 15:
         gaps = [-1.0 if i in kept else min(distance[i, j] for j in kept) for i in range(40)]
         kept.append(int(np.argmax(gaps)))
-    assert pick("divprune", SelectionInput(as_tensor(rows)), 15) == kept
+    assert pick("divprune", Inputs(as_tensor(rows)), 15) == kept
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -78,13 +84,15 @@ def test_cdpruner_maximises_determinants(seed: int) -> None:
         ]
         kept.append(int(np.argmax(volumes)))
     extras = {"image_embeds": as_tensor(images), "text_embeds": as_tensor(texts)}
-    assert pick("cdpruner", SelectionInput(as_tensor(rows), extras=extras), 9) == kept
+    assert pick("cdpruner", Inputs(as_tensor(rows), extras=extras), 9) == kept
     # Without the contrastive model's two sides, the same rule on the relevance at hand.
-    assert pick("cdpruner", SelectionInput(as_tensor(rows), as_tensor(relevance)), 9) == kept
+    assert pick("cdpruner", Inputs(as_tensor(rows), as_tensor(relevance)), 9) == kept
 
 
+# Without attention two tokens that cover only each other tie exactly, so few are picked there.
+@pytest.mark.parametrize(("exponent", "k"), [(0.0, 8), (1.0, 15), (2.5, 15)])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_scope_maximises_weighted_coverage(seed: int) -> None:
+def test_scope_maximises_weighted_coverage(seed: int, exponent: float, k: int) -> None:
     rows = features(seed)
     attention = np.random.default_rng(seed).random(40)
     similar = np.maximum(cosine(rows), 0)
@@ -93,25 +101,24 @@ def test_scope_maximises_weighted_coverage(seed: int) -> None:
         return float(similar[kept].max(axis=0).sum()) if kept else 0.0
 
     kept: list[int] = []
-    while len(kept) < 15:
+    while len(kept) < k:
         now = coverage(kept)
         gains = [
-            -1.0 if i in kept else (coverage([*kept, i]) - now) * attention[i] for i in range(40)
+            -1.0 if i in kept else (coverage([*kept, i]) - now) * attention[i] ** exponent
+            for i in range(40)
         ]
         kept.append(int(np.argmax(gains)))
-    inputs = SelectionInput(as_tensor(rows), signals={"cls_attention": as_tensor(attention)})
-    assert pick("scope", inputs, 15) == kept
+    inputs = Inputs(as_tensor(rows), signals={"cls_attention": as_tensor(attention)})
+    assert chosen("scope", inputs, k, exponent=exponent).indices.tolist() == kept
 
 
 @pytest.mark.parametrize(("k", "contextual"), [(192, 30), (128, 20), (64, 10)])
 def test_visionzip_splits_the_published_budgets(k: int, contextual: int) -> None:
     rows = as_tensor(features(0, count=576, width=4))
     attention = torch.rand(576, generator=torch.Generator().manual_seed(0))
-    chosen = methods.get("visionzip").select(
-        SelectionInput(rows, signals={"cls_attention": attention}), k, OPTIONS
-    )
-    assert chosen.features is not None
-    unchanged = (chosen.features == rows[chosen.indices]).all(dim=1)
+    found = chosen("visionzip", Inputs(rows, signals={"cls_attention": attention}), k)
+    assert found.features is not None
+    unchanged = (found.features == rows[found.indices]).all(dim=1)
     assert unchanged[: k - contextual].all()
     assert not unchanged[k - contextual :].any()
 
@@ -141,22 +148,40 @@ def test_visionzip_merges_each_token_into_its_nearest_target(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("k", [1, 7, 16])
-def test_vispruner_drops_eight_duplicates_a_round(seed: int, k: int) -> None:
+@pytest.mark.parametrize(("k", "share"), [(1, 0.5), (7, 0.5), (16, 0.5), (16, 0.0), (16, 0.3)])
+def test_vispruner_drops_eight_duplicates_a_round(seed: int, k: int, share: float) -> None:
     rows = features(seed, count=61)
     attention = np.random.default_rng(seed).random(61)
     similar = cosine(rows)
     order = sorted(range(61), key=lambda i: -attention[i])
-    important, rest = order[: k // 2], order[k // 2 :]
-    while len(rest) > k - k // 2:
+    count = int(share * k)
+    important, rest = order[:count], order[count:]
+    while len(rest) > k - count:
         dealt = {0: rest[0::2], 1: rest[1::2]}
         by_copy = sorted(dealt[0], key=lambda i: -max(similar[i, j] for j in dealt[1]))
         for _ in range(8):
-            if by_copy and len(by_copy) + len(dealt[1]) > k - k // 2:
+            if by_copy and len(by_copy) + len(dealt[1]) > k - count:
                 by_copy.pop(0)
         rest = by_copy + dealt[1]
-    inputs = SelectionInput(as_tensor(rows), signals={"cls_attention": as_tensor(attention)})
-    assert pick("vispruner", inputs, k) == important + rest
+    inputs = Inputs(as_tensor(rows), signals={"cls_attention": as_tensor(attention)})
+    found = chosen("vispruner", inputs, k, important=share)
+    assert found.indices.tolist() == important + rest
+
+
+@pytest.mark.parametrize(("share", "contextual"), [(0.0, 0), (0.25, 5), (0.5, 10), (0.29, 5)])
+def test_visionzip_takes_its_contextual_share(share: float, contextual: int) -> None:
+    rows, attention = as_tensor(features(0, count=100)), torch.rand(100)
+    inputs = Inputs(rows, signals={"cls_attention": attention})
+    found = chosen("visionzip", inputs, 20, contextual=share)
+    assert found.features is not None
+    assert int((found.features != rows[found.indices]).any(dim=1).sum()) == contextual
+
+
+def test_shares_round_as_whole_numbers_do() -> None:
+    for k in range(1, 5000):
+        assert part_of(5 / 32, k) == k * 5 // 32
+        assert part_of(0.5, k) == k // 2
+    assert [part_of(0.29, 100), part_of(0.57, 100), part_of(0.1, 30)] == [29, 57, 3]
 
 
 # -- what public code picked ---------------------------------------------------------------
@@ -184,7 +209,7 @@ def same_picks(got: Tensor, expected: Tensor, stable: Tensor | bool = True) -> N
 @pytest.mark.parametrize("k", [16, 48])
 def test_divprune_picks_what_public_code_picks(width: int, k: int) -> None:
     data = vectors("divprune", width)
-    got = methods.get("divprune").select(SelectionInput(data["features"]), k, OPTIONS).indices
+    got = chosen("divprune", Inputs(data["features"]), k).indices
     same_picks(got, data[f"selected_k{k}"], data[f"f64_same_k{k}"])
 
 
@@ -193,8 +218,8 @@ def test_divprune_picks_what_public_code_picks(width: int, k: int) -> None:
 def test_cdpruner_picks_what_public_code_picks(width: int, k: int) -> None:
     data = vectors("cdpruner", width)
     extras = {key: data[key] for key in ("image_embeds", "text_embeds")}
-    inputs = SelectionInput(data["features"], extras=extras)
-    got = methods.get("cdpruner").select(inputs, k, OPTIONS).indices
+    inputs = Inputs(data["features"], extras=extras)
+    got = chosen("cdpruner", inputs, k).indices
     same_picks(got.sort().values, data[f"selected_k{k}"], data[f"f64_same_k{k}"])
     same_picks(got[:16], data["order_k16"], data["f64_same_k16"])
     relevance = contrastive_relevance(data["image_embeds"], data["text_embeds"])
@@ -235,6 +260,6 @@ def test_visionzip_merges_what_public_code_merges(width: int, k: int) -> None:
 def test_vispruner_picks_what_public_code_picks(width: int, k: int) -> None:
     data = vectors("vispruner", width)
     attention = {"cls_attention": data["attention_heads"].mean(dim=0)}
-    inputs = SelectionInput(data["features"], signals=attention)
-    got = methods.get("vispruner").select(inputs, k, OPTIONS).indices
+    inputs = Inputs(data["features"], signals=attention)
+    got = chosen("vispruner", inputs, k).indices
     same_picks(got.sort().values, data[f"selected_r0.5_k{k}"], data[f"f64_same_k{k}"])

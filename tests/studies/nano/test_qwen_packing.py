@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from studies.nano.packing import chat_of, pack, predict
+from studies.nano.families import chat_of
+from studies.nano.packing import pack, predict
 from studies.nano.processor import chat
 from studies.nano.questions import generate_questions
 from studies.nano.qwen_model import build_qwen

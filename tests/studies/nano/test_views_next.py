@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from studies.nano.data import patch_features
+from studies.nano.families import vision_of
 from studies.nano.models.llava_next import (
     BUDGETS,
     build_model,
@@ -16,7 +17,6 @@ from studies.nano.processor import chat
 from studies.nano.questions import generate_questions
 from studies.nano.scenes import GRID, LANDSCAPE, PORTRAIT, generate_wide_scene
 from studies.nano.views import TOKENS, cut_views, layout_of, place_tokens, view_targets
-from studies.nano.vision import vision_of
 
 SEEDS = (0, 1)  # landscape, portrait
 

@@ -1,0 +1,217 @@
+"""Study files: what they mean, and what is said of wrong ones."""
+
+import copy
+import tomllib
+
+import pytest
+
+from resprune.errors import StudyError
+from tuner.study import dump_study, find_study, load_study, study_from_dict, study_names
+
+
+@pytest.fixture
+def data():
+    return {
+        "study": {"name": "s", "trials": 5},
+        "backbone": {"model": "nano-llava"},
+        "task": {
+            "name": "nano-scenes",
+            "tune": {"split": "tune", "samples": 10},
+            "fit": {"split": "fit", "samples": 100},
+            "report": {"split": "report", "samples": 10},
+        },
+        "search": {"budget": [22, 0.05]},
+    }
+
+
+def changed(data, path, value):
+    data = copy.deepcopy(data)
+    *sections, key = path.split(".")
+    table = data
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[key] = value
+    return data
+
+
+def test_the_shipped_study_meets_its_promises():
+    study = load_study(find_study("nano-llava"))
+    assert study.study.trials >= 60
+    assert study.task.tune.samples == 300
+    assert study.task.fit.samples >= 2000
+    assert study.task.report.samples == 1000
+    assert study.counts(196) == {43: 43, 22: 22, 11: 11, 6: 6}
+    assert "nano-llava" in study_names()
+
+
+def test_defaults_and_ratios(data):
+    study = study_from_dict(data)
+    assert study.study.objective.kind == "pareto"
+    assert study.counts(196) == {22: 22, 0.05: 10}
+    assert study.varies(None)
+    assert not study.varies(196)
+    assert study.counts(None, lengths=[196, 100, 3]) == {22: 22, 0.05: 5}  # 10, 5 and 1
+    with pytest.raises(StudyError, match=r"ratio 0\.05 is another count for each image"):
+        study.counts(None)
+
+
+def test_dump_reads_back_to_the_same_study(data):
+    data["study"]["objective"] = {"kind": "quality-floor", "keep": 0.95}
+    data["task"]["answer_format"] = 'a "quoted" \\ back\nline'
+    study = study_from_dict(data)
+    assert study_from_dict(tomllib.loads(dump_study(study))) == study
+
+
+def test_overrides_go_before_the_file(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(find_study("nano-llava").read_text())
+    study = load_study(path, {"study": {"trials": 3}, "task": {"tune": {"samples": 7}}})
+    assert study.study.trials == 3
+    assert (study.task.tune.samples, study.task.tune.split) == (7, "tune")
+    assert study.task.report.samples == 1000
+
+
+def test_folders_are_found_from_the_file(tmp_path, data):
+    (tmp_path / "model").mkdir()
+    study = study_from_dict(changed(data, "backbone.model", "model"), base=tmp_path)
+    assert study.backbone.model == str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("study.trails", 3, r"unknown key 'study.trails'. Did you mean 'trials'"),
+        ("serch", {}, r"unknown key 'serch'. Did you mean 'search'"),
+        ("study.objective", "paretto", "Did you mean 'pareto'"),
+        ("study.objective", {"kind": "fixed-budget"}, "needs the key 'budget'"),
+        ("study.objective", {"kind": "pareto", "keep": 0.9}, "belongs to the objective"),
+        ("study.name", "../x", "cannot name a run folder"),
+        ("study.trials", 0, "study.trials"),
+        ("backbone.family", "lava", "unknown backbone 'lava'. Did you mean 'llava'"),
+        ("task.name", "nano-scene", "unknown task 'nano-scene'. Did you mean 'nano-scenes'"),
+        ("task.metric", "scor", "Did you mean 'score'"),
+        ("task.tune", {"split": "report", "samples": 3}, "tune and report overlap"),
+        ("task.tune.samples", 0, "task.tune.samples"),
+        ("search.seed_strategy", ["cls_atention"], "Did you mean 'cls_attention'"),
+        ("search.alpha", {"low": -1, "high": 2}, "alpha -1 is out of range; give numbers from 0"),
+        ("search.alpha", [0, 16.5], r"alpha 16.5 is out of range; give numbers from 0 to 16"),
+        ("search.alpha", {"low": 2, "high": 1}, "low 2 is not below high 1"),
+        ("search.alpha", {"lo": 2, "high": 3}, "unknown key 'search.alpha.lo'. Did you mean 'low'"),
+        ("search.budget", [0], r"search.budget\[0\]: budget 0 is out of range; give a count"),
+        ("search.budget", [-4], "budget -4 is out of range"),
+        ("search.budget", [1.5], "budget 1.5 is out of range"),
+        ("search.budget", [True], "budget True is out of range"),
+        ("search.budget", [6, 6], "lists a value twice"),
+        ("search.budget", [], "search.budget is missing"),
+        ("search.pooling", ["maxx"], "Did you mean 'max'"),
+        ("alpha.grid", [0.0, -2.0], "alpha -2.0 is out of range"),
+        ("alpha.budgets", [7], r"alpha.budgets \[7\] are not among the budgets"),
+    ],
+)
+def test_wrong_values_name_the_file_the_value_and_the_fix(data, path, value, message):
+    with pytest.raises(StudyError, match=message) as caught:
+        study_from_dict(changed(data, path, value), where="my.toml")
+    assert str(caught.value).startswith("my.toml: ")
+
+
+@pytest.mark.parametrize("asked", [{"adaptive": True}, {"budgets": [22]}])
+def test_adaptive_needs_a_fit_split(data, asked):
+    assert study_from_dict(data).alpha.adaptive
+    del data["task"]["fit"]
+    data["alpha"] = asked
+    with pytest.raises(StudyError, match=r"task\.fit is missing"):
+        study_from_dict(data)
+
+
+@pytest.mark.parametrize("alpha", [None, {}, {"grid": [0.0, 1.0]}, {"adaptive": False}])
+def test_nothing_adaptive_is_asked_for_without_a_fit_split(data, alpha):
+    del data["task"]["fit"]
+    if alpha is not None:
+        data["alpha"] = alpha
+    study = study_from_dict(data)
+    assert not study.alpha.adaptive
+    assert list(study.task.splits()) == ["tune", "report"]
+    assert study_from_dict(tomllib.loads(dump_study(study))) == study
+
+
+def test_a_task_has_its_own_keys_in_a_flat_table(data, tmp_path):
+    (tmp_path / "x").mkdir()
+    data["task"] |= {"name": "jsonl", "folder": "x"}
+    study = study_from_dict(data, base=tmp_path)
+    task = study.model_dump(mode="json")["task"]
+    assert task["folder"] == str(tmp_path / "x")
+    assert task["answer_format"] == "Answer the question using a single word or phrase."
+    assert set(task) == {"name", "metric", "max_new_tokens", "answer_format", "folder", "tune",
+                         "fit", "report"}  # fmt: skip
+    with pytest.raises(StudyError, match=r"unknown key 'task\.foldr'. Did you mean 'folder'"):
+        study_from_dict(changed(data, "task.foldr", "x"))
+    with pytest.raises(StudyError, match=r"unknown key 'task\.metrics'. Did you mean 'metric'"):
+        study_from_dict(changed(data, "task.metrics", "x"))
+    with pytest.raises(StudyError, match="'scorer' is a key of the task 'hub-vqa', not of 'jsonl'"):
+        study_from_dict(changed(data, "task.scorer", "vqa"))
+
+
+def test_another_task_is_another_study(data):
+    study = study_from_dict(data)
+    other = study_from_dict(changed(changed(data, "task.name", "jsonl"), "task.folder", "x"))
+    assert other.changed_since(study) == [
+        "task.name", "task.max_new_tokens", "task.answer_format", "task.folder",
+    ]  # fmt: skip
+    assert study.changed_since(other) == ["task.name", "task.max_new_tokens", "task.answer_format"]
+
+
+@pytest.mark.parametrize(("first", "second", "clash"), [(0, 10, False), (0, 9, True)])
+def test_parts_of_one_split_may_not_overlap(data, first, second, clash):
+    data["task"]["tune"] = {"split": "report", "samples": 10, "offset": first}
+    data["task"]["report"] = {"split": "report", "samples": 10, "offset": second}
+    if clash:
+        with pytest.raises(StudyError, match="overlap"):
+            study_from_dict(data)
+    else:
+        study_from_dict(data)
+
+
+def test_a_budget_over_t_and_a_budget_twice(data):
+    study = study_from_dict(changed(data, "search.budget", [197]))
+    with pytest.raises(StudyError, match="197 is over the 196 visual tokens"):
+        study.counts(196)
+    assert study.counts(None) == {197: 197}
+    study = study_from_dict(changed(data, "search.budget", [98, 0.5]))
+    with pytest.raises(StudyError, match=r"0\.5 is 98 tokens, which another budget already is"):
+        study.counts(196)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nano-lava", "Did you mean 'nano-llava'"),
+        ("missing.toml", "no such file"),
+    ],
+)
+def test_no_such_study(name, message):
+    with pytest.raises(StudyError, match=message):
+        find_study(name)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"[study\n", "not valid TOML.*line 1"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[study]\nname = 1\n", r"study.name"),
+    ],
+)
+def test_unreadable_files(tmp_path, raw, message):
+    path = tmp_path / "x.toml"
+    path.write_bytes(raw)
+    with pytest.raises(StudyError, match=message) as caught:
+        load_study(path)
+    assert str(path) in str(caught.value)
+
+
+def test_what_may_change_while_a_study_is_resumed(data):
+    study = study_from_dict(data)
+    assert study_from_dict(changed(data, "study.trials", 99)).changed_since(study) == []
+    assert study_from_dict(changed(data, "task.report.samples", 99)).changed_since(study) == []
+    other = study_from_dict(changed(data, "search.alpha", [0.0, 1.0]))
+    assert other.changed_since(study) == ["search.alpha"]

@@ -1,0 +1,137 @@
+"""What ``resprune-tune run`` shows: progress with the best so far, and the answer at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from resprune.budget import Count, Energy, Ratio
+from tuner.output.frame import rows_frame
+from tuner.output.wording import Scale, policy_text
+from tuner.results.schema import Results, TrialResult
+
+if TYPE_CHECKING:
+    from tuner.predict import PredictResult
+
+_TITLES = {
+    "load": "Loading the model and the samples",
+    "baselines": "Baselines: all tokens, random tokens, the paper's default",
+    "trials": "Trials on the tune split",
+    "curves": "Curves on the tune split",
+    "adaptive": "Outcomes of the arms on the fit split",
+    "alpha predictor": "Fitting the predictor",
+    "report": "Scoring what was chosen, once, on the report split",
+}
+
+
+class RichProgress:
+    """A line a stage, a bar within it, and the best score of each budget so far.
+
+    Args:
+        console: Where to write; standard error, so that standard output stays clean.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._begin = time.perf_counter()
+        self._best: dict[Count | Ratio | Energy, TrialResult] = {}
+        self._in_trials = False
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """Name the stage that begins."""
+        self._in_trials = name == "trials"
+        elapsed = time.perf_counter() - self._begin
+        self._console.print(f"[dim]{elapsed:6.1f} s[/]  {_TITLES.get(name, name)}")
+        self._bar.reset(self._task, total=None, description="")
+
+    def step(self, done: int, total: int) -> None:
+        """Move the bar (trials move it themselves)."""
+        if not self._in_trials:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def trial(self, trial: TrialResult, done: int, total: int) -> None:
+        """Move the bar and show the best so far."""
+        best = self._best.setdefault(trial.setting.budget, trial)
+        if trial.score > best.score:
+            self._best[trial.setting.budget] = trial
+        shown = "; ".join(
+            f"{budget}: {found.score:.3f} ({escape(policy_text(found.setting))})"
+            for budget, found in sorted(self._best.items(), key=lambda item: -item[1].tokens)
+        )
+        self._bar.update(self._task, completed=done, total=total, description=f"best {shown}")
+        if done % 20 == 0 or done == total:
+            self._console.print(f"          trial {done} of {total}; best {shown}")
+
+
+def show_results(results: Results, run_dir: Path, console: Console) -> None:
+    """Print the answer: a row a budget, then where the files are."""
+    scale, rows = Scale.of(results), rows_frame(results)
+    table = Table(title="Report split, 95 % intervals", title_justify="left")
+    heads = ("tokens", "score", "against all tokens", "against the paper's default")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("setting")
+    shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
+    for row in shown.itertuples():
+        differences = ("", "")
+        if row.exported:
+            differences = (scale.difference(row.versus_unpruned), scale.difference(row.versus_paper))
+        kept = f"{row.tokens or ''}{' *' if row.recommended else ''}"
+        table.add_row(kept, scale.interval(row), *differences, escape(row.setting))
+    console.print(table)
+    for note in results.notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+    console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
+    console.print(f"Report: {run_dir / 'report.html'}", markup=False)
+
+
+def show_prediction(result: PredictResult, console: Console) -> None:
+    """Print both answers and what was kept."""
+    table = Table(title=result.question, title_justify="left")
+    for head in ("", "answer", "visual tokens", "time"):
+        table.add_column(head)
+    for name, answer, tokens in (
+        ("unpruned", result.unpruned, result.visual_tokens),
+        ("pruned", result.pruned, result.tokens_kept),
+    ):
+        table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
+    console.print(table)
+    nouns = ", ".join(result.nouns) or "none"
+    how = "chosen for this prompt" if result.adaptive else "fixed"
+    console.print(
+        f"nouns: {nouns}; alpha {result.alpha:g} ({how}); seed strategy {result.seed_strategy}",
+        markup=False,
+    )
+    console.print(f"kept: {result.kept}", markup=False)
+    if result.drawn is not None:
+        console.print(f"drawn: {result.drawn}", markup=False)

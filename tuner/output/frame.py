@@ -1,0 +1,68 @@
+"""The rows of the results as one table, which the report, the card and the console are made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from resprune.setting import unpruned
+from tuner.output.wording import kept_text, policy_text, searched_options
+from tuner.results.rows import KINDS, RowKind
+from tuner.results.schema import Interval, Results, Row
+
+
+def rows_frame(results: Results) -> pd.DataFrame:
+    """Make one table of all that was scored.
+
+    Args:
+        results: What the study found.
+
+    Returns:
+        A row for each row of the report split and of the tune split (baselines and what was
+        chosen), from all tokens to few, then in the order of ``KINDS``. Columns: ``split``,
+        ``kind``, ``label``, ``color``, ``symbol``, ``setting`` and ``kept`` (texts), ``method``,
+        ``budget``, ``tokens`` (a mean count; 0 where all are kept and the model does not say how
+        many), ``mean``, ``low``, ``high``, ``versus_unpruned`` and ``versus_paper`` (Interval or
+        None), ``by_group`` (Interval by name), ``exported``, ``recommended``.
+    """
+    total = results.model.visual_tokens
+    searched = searched_options(results)
+    chosen = [each.policy for each in results.chosen]
+    order: list[RowKind] = list(KINDS)
+
+    def line(split: str, row: Row) -> dict[str, Any]:
+        kind = KINDS[row.kind]
+        exported = split == "report" and row.kind in ("tuned", "adaptive") and row.policy in chosen
+        return {
+            "split": split,
+            "kind": row.kind,
+            "label": row.policy.method if row.kind == "rival" else kind.label,
+            "color": kind.color,
+            "symbol": kind.symbol,
+            "setting": "-" if row.kind == "unpruned" else policy_text(row.policy, searched),
+            "kept": kept_text(row.policy.budget, row.tokens, total),
+            "method": row.policy.method,
+            "budget": str(row.policy.budget),
+            "tokens": row.tokens or total or 0,
+            **row.score.model_dump(),
+            "versus_unpruned": row.versus_unpruned,
+            "versus_paper": row.versus_paper,
+            "by_group": row.by_group,
+            "exported": exported,
+            "recommended": exported and row.policy.budget == results.recommended,
+            "place": (row.tokens is not None, -(row.tokens or 0), order.index(row.kind)),
+        }
+
+    tuned = [
+        Row(kind="tuned", policy=each.setting, tokens=each.tokens, score=each.tune_score)
+        for each in results.chosen
+    ]
+    lines = [line("report", row) for row in results.report]
+    lines += [line("tune", row) for row in (*results.baselines, *tuned)]
+    if not lines:  # the columns of an empty table
+        nothing = Interval(mean=0.0, low=0.0, high=0.0)
+        none = Row(kind="unpruned", policy=unpruned(), tokens=None, score=nothing)
+        return pd.DataFrame([line("tune", none)]).drop(columns="place").iloc[:0]
+    lines.sort(key=lambda each: each.pop("place"))
+    return pd.DataFrame(lines)

@@ -1,0 +1,281 @@
+"""How numbers, differences and settings are said, the same in the card, report and console."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from resprune.budget import Count, Energy, Ratio
+from resprune.options import searchable
+from resprune.setting import Adaptive, Setting
+from tuner.results.schema import Interval, Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MINUS = "\u2212"
+METRICS = {
+    "score": "share of questions answered right, by the task's own rule",
+    "log_likelihood": "log-likelihood of the right answer, in nats; 0 is the best there is",
+    "fidelity": "share of questions answered as the model itself answers with all tokens",
+}
+_SHORT = {"seed_strategy": "seed"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How scores are written: as percent where they are shares, else as they are.
+
+    Attributes:
+        percent: True where every score lies in [0, 1].
+    """
+
+    percent: bool
+
+    @classmethod
+    def of(cls, results: Results) -> Scale:
+        """Choose the scale for a study's results."""
+        values = [row.score.mean for row in (*results.report, *results.baselines)]
+        values += [trial.score for trial in results.trials]
+        metric = study_value(results, "task", "metric")
+        return cls(metric != "log_likelihood" and all(0.0 <= value <= 1.0 for value in values))
+
+    @property
+    def factor(self) -> float:
+        """What a score is multiplied with where it is drawn."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def unit(self) -> str:
+        """What follows a score: percent, or nothing."""
+        return " %" if self.percent else ""
+
+    def number(self, score: float) -> str:
+        """Write a score without its unit: ``76.3``."""
+        text = f"{score * 100:.1f}" if self.percent else f"{score:.3f}"
+        return text.replace("-", MINUS)
+
+    def range(self, interval: Interval) -> str:
+        """Write the ends of an interval: ``74.9 to 77.7``."""
+        return f"{self.number(interval.low)} to {self.number(interval.high)}"
+
+    def interval(self, interval: Interval) -> str:
+        """Write a score with its interval: ``76.3 % (74.9 to 77.7)``."""
+        return f"{self.number(interval.mean)}{self.unit} ({self.range(interval)})"
+
+    def signed(self, difference: float) -> str:
+        """Write a difference: ``+2.4``; one that rounds to zero has no sign."""
+        text = self.number(abs(difference))
+        if float(text) == 0:
+            return text
+        return ("+" if difference > 0 else MINUS) + text
+
+    def signed_range(self, interval: Interval) -> str:
+        """Write the ends of a difference's interval: ``+1.7 to +3.1``."""
+        return f"{self.signed(interval.low)} to {self.signed(interval.high)}"
+
+    def difference(self, interval: Interval | None) -> str:
+        """Write a difference with its interval: ``+2.4 (+1.7 to +3.1)``; ``-`` for none."""
+        if interval is None:
+            return "-"
+        return f"{self.signed(interval.mean)} ({self.signed_range(interval)})"
+
+    def apart(self, interval: Interval, name: str) -> str:
+        """Write a difference from something as words: ``2.4 points above all tokens``."""
+        size = self.number(abs(interval.mean))
+        if float(size) == 0:
+            return f"Level with {name}"
+        points = " points" if self.percent else ""
+        return f"{size}{points} {'above' if interval.mean > 0 else 'below'} {name}"
+
+
+def verdict(difference: Interval) -> str:
+    """Say whether a difference is more than chance: better, worse or within noise.
+
+    A 95 % interval that covers zero is within noise.
+    """
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "within noise"
+
+
+def share(part: float, whole: float) -> str:
+    """Write a share as percent: ``5.6 %``, or ``-`` of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def duration(seconds: float) -> str:
+    """Write a time: ``2 min 41 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Join words: ``a, b and c``."""
+    words = list(parts)
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def study_value(results: Results, *keys: str) -> Any:
+    """Look a key of the study up, None where it has none."""
+    value: Any = results.study
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def study_name(results: Results) -> str:
+    """Return the study's name."""
+    return str(study_value(results, "study", "name") or "study")
+
+
+def kept_text(
+    budget: Count | Ratio | Energy, tokens: int | None, total: int | None, noun: str = ""
+) -> str:
+    """Write how much is kept: ``11 of 196 (5.6 %)``.
+
+    Args:
+        budget: The policy's.
+        tokens: Mean count that it keeps; None for all.
+        total: Visual tokens of an image, None where they vary.
+        noun: Follows the count, such as ``visual tokens``.
+
+    Returns:
+        The text; a budget that is no count stands before the mean count.
+    """
+    noun = f" {noun}" if noun else ""
+    if tokens is None:
+        return f"all {total or ''}".rstrip() + noun
+    kept = f"{tokens} of {total}{noun} ({share(tokens, total)})" if total else f"{tokens}{noun}"
+    if str(budget) == str(tokens):
+        return kept
+    each = " of each image" if isinstance(budget, Ratio) else ""
+    return f"{budget}{each}: {kept} on average"
+
+
+def searched_options(results: Results) -> frozenset[tuple[str, str]]:
+    """Return the (method, option) pairs of which the trials hold more than one value."""
+    values: dict[tuple[str, str], set[Any]] = {}
+    for setting in (trial.setting for trial in results.trials):
+        for name in searchable(type(setting.options)):
+            values.setdefault((setting.method, name), set()).add(setting.option(name))
+    return frozenset(key for key, found in values.items() if len(found) > 1)
+
+
+def policy_text(
+    policy: Setting | Adaptive,
+    searched: Collection[tuple[str, str]] = (),
+    without: str = "",
+) -> str:
+    """Write a policy in short: ``resprune, alpha by prompt, seed l2_norm``.
+
+    Defaults are left out, but of options that a study searches always, or that this one searched.
+
+    Args:
+        policy: The policy.
+        searched: Pairs of method and option; see `searched_options`.
+        without: An option to leave out.
+
+    Returns:
+        The text. Its words may come from third parties: escape it.
+    """
+    arms = policy.arms if isinstance(policy, Adaptive) else (policy,)
+    ranges = searchable(type(arms[0].options))
+    defaults = _leaves(type(arms[0].options)())
+    words = [policy.method]
+    for name, value in _leaves(arms[0].options).items():
+        always = name in ranges and not ranges[name].asked
+        if name in _varied(arms):
+            words.append(f"{option_word(name)} by prompt")
+        elif name != without and (
+            always or value != defaults[name] or (policy.method, name) in searched
+        ):
+            words.append(f"{option_word(name)} {_value(value)}")
+    if policy.positions != "keep":
+        words.append(f"positions {policy.positions}")
+    return ", ".join(words)
+
+
+def arms_text(policy: Adaptive) -> tuple[str, list[str]]:
+    """Name the arms by what they differ in: ``("alpha", ["0", "0.25"])``."""
+    varied = _varied(policy.arms)
+    each = [_leaves(arm.options) for arm in policy.arms]
+    if len(varied) == 1:
+        return option_word(varied[0]), [_value(values[varied[0]]) for values in each]
+    said = [
+        ", ".join(f"{option_word(name)} {_value(values[name])}" for name in varied)
+        for values in each
+    ]
+    return "arm", said
+
+
+def option_word(name: str) -> str:
+    """Return how an option is called in texts."""
+    return _SHORT.get(name, name.replace("_", " "))
+
+
+def headline(results: Results) -> str:
+    """Say in one sentence which policy to use."""
+    chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
+    if chosen is None:
+        return "The study chose no config."
+    total = results.model.visual_tokens
+    kept = kept_text(chosen.policy.budget, chosen.tokens, total, "visual tokens")
+    return f"Keep {kept}: {policy_text(chosen.policy, searched_options(results))}."
+
+
+def answer(results: Results, rows: pd.DataFrame) -> list[str]:
+    """Say how much worse or better the recommended policy is, and how sure that is.
+
+    Args:
+        results: What the study found.
+        rows: Their ``rows_frame``.
+
+    Returns:
+        Its score, then a sentence for each difference; nothing where it was not scored.
+    """
+    scale = Scale.of(results)
+    row = next(rows[rows.recommended].itertuples(), None)
+    if row is None:
+        return []
+    samples = results.splits["report"].samples
+    lead = f"On {samples:,} samples that the study had not used, this scores "
+    lead += f"{scale.number(row.mean)}{scale.unit} (95 % interval {scale.range(row)})"
+    whole = next((each.score.mean for each in results.report if each.kind == "unpruned"), None)
+    if whole is not None:
+        lead += f"; with all tokens the model scores {scale.number(whole)}{scale.unit}"
+    lines = [f"{lead}."]
+    for name, difference in (
+        ("all tokens", row.versus_unpruned),
+        ("the paper's default settings at the same budget", row.versus_paper),
+    ):
+        if difference is not None:
+            sure = verdict(difference)
+            end = f"{sure}, these samples do not tell the two apart"
+            said = f"{scale.apart(difference, name)} ({scale.signed_range(difference)})"
+            lines.append(f"{said}: {end if sure == 'within noise' else 'more than chance'}.")
+    return lines
+
+
+def _varied(arms: tuple[Setting, ...]) -> list[str]:
+    each = [_leaves(arm.options) for arm in arms]
+    return [name for name in each[0] if len({values[name] for values in each}) > 1]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _leaves(options: BaseModel) -> dict[str, Any]:
+    """Return options and those of nested tables by name."""
+    found: dict[str, Any] = {}
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        found |= _leaves(value) if isinstance(value, BaseModel) else {name: value}
+    return found

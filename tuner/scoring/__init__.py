@@ -1,0 +1,1 @@
+"""Plans and their outcomes on the samples of a study."""

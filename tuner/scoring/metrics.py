@@ -1,0 +1,122 @@
+"""Metrics: what an outcome is worth. One class each, found by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from resprune.errors import StudyError, near_names
+from tuner.scoring.outcomes import Outcome
+from tuner.tasks import Sample, Task, normalized
+
+Floats = npt.NDArray[np.float64]
+Kind = Literal["answer", "log_likelihood"]
+LEAST_LOG_LIKELIHOOD = -6.0
+"""Below, in nats, a loss says no more than 'wrong'."""
+
+
+class Metric(ABC):
+    """How outcomes are scored, and what losing some of the score means.
+
+    Attributes:
+        name: Its name in studies.
+        kind: Outcomes it reads.
+        needs_gold: Whether every sample needs a gold answer.
+        meaning: What its mean is, for people.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind] = "answer"
+    needs_gold: ClassVar[bool] = True
+    meaning: ClassVar[str]
+
+    @abstractmethod
+    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+        """Score one outcome.
+
+        Args:
+            outcome: What the pruned model gave.
+            sample: Its sample.
+            task: Its task.
+            reference: The unpruned model's answer, where the metric ``compares``.
+        """
+
+    compares: ClassVar[bool] = False
+    """Whether the unpruned model's answers are its reference."""
+
+    def floor(self, unpruned: float, lost: float) -> float:
+        """Return the mean score that may not be fallen below, a share ``lost`` under unpruned."""
+        return unpruned * (1 - lost)
+
+    def losses(self, scores: Floats) -> Floats:
+        """Return the loss of each score, 0 for the best."""
+        return np.asarray(1.0 - scores)
+
+
+class Score(Metric):
+    """The task's own score."""
+
+    name = "score"
+    meaning = "share of questions answered right, by the task's own rule"
+
+    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+        """Ask the task."""
+        return task.score(str(outcome.answer), sample)
+
+
+class LogLikelihood(Metric):
+    """The log-likelihood of the gold answer."""
+
+    name = "log_likelihood"
+    kind = "log_likelihood"
+    meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
+
+    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+        """Read it."""
+        assert outcome.likelihood is not None
+        return outcome.likelihood
+
+    def floor(self, unpruned: float, lost: float) -> float:
+        """Log-likelihoods are compared in nats."""
+        return unpruned - lost
+
+    def losses(self, scores: Floats) -> Floats:
+        """The negative, floored."""
+        losses: Floats = -np.maximum(scores, LEAST_LOG_LIKELIHOOD)
+        return losses
+
+
+class Fidelity(Metric):
+    """Agreement with the unpruned model's own answers."""
+
+    name = "fidelity"
+    needs_gold = False
+    compares = True
+    meaning = "share of questions answered as the model itself answers with all tokens"
+
+    def score(self, outcome: Outcome, sample: Sample, task: Task, reference: str | None) -> float:
+        """Compare normalised answers."""
+        return float(normalized(str(outcome.answer)) == normalized(str(reference)))
+
+
+_METRICS: dict[str, Metric] = {cls.name: cls() for cls in (Score, LogLikelihood, Fidelity)}
+
+
+def names() -> Sequence[str]:
+    """Return the names of every metric."""
+    return list(_METRICS)
+
+
+def get(name: str) -> Metric:
+    """Return the metric of that name.
+
+    Raises:
+        StudyError: An unknown name; near names are suggested.
+    """
+    if name not in _METRICS:
+        raise StudyError(f"unknown metric {name!r}. {near_names(name, _METRICS)}")
+    return _METRICS[name]

@@ -1,0 +1,281 @@
+"""One split of a study: settings -> plans -> outcomes -> scores, each computed once.
+
+Images are encoded once (`VisualCache`), greedy orders are nested, so one serves every smaller
+budget, and outcomes are remembered by sample and plan (`Outcomes`), so settings that keep the same
+tokens share one prefill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from resprune.methods.downsample import Downsample
+
+from resprune import methods
+from resprune.alpha import prompt_features
+from resprune.backbones import Backbone, VisualTokens
+from resprune.errors import StudyError
+from resprune.plan import Plan, cosines_of, everything
+from resprune.prompt import Prompt, PromptReader
+from resprune.setting import Setting
+from tuner.scoring.llm import Job, Runner
+from tuner.scoring.metrics import Kind, Metric
+from tuner.scoring.outcomes import Outcome, Outcomes
+from tuner.scoring.plans import Planner
+from tuner.scoring.prompts import Prompts
+from tuner.scoring.visual import VisualCache, image_key
+from tuner.tasks import Sample, Task
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the splits of a study share.
+
+    Attributes:
+        backbone: The model.
+        model_key: Its fingerprint.
+        task: Scores answers.
+        metric: What an outcome is worth.
+        visual: Encoder outputs; missing ones are computed.
+        outcomes: Outcomes of earlier runs.
+        reader: Reads questions into nouns.
+        batch_size: Rows of one prefill.
+        workers: Batches that run at once.
+        progress: Called with the outcomes done and in all.
+    """
+
+    backbone: Backbone
+    model_key: str
+    task: Task
+    metric: Metric
+    visual: VisualCache
+    outcomes: Outcomes
+    reader: PromptReader
+    batch_size: int = 32
+    workers: int = 1
+    progress: Callable[[int, int], None] | None = None
+
+
+class Split:
+    """Scores policies on the samples of one split.
+
+    Args:
+        name: The part it plays: tune, fit or report.
+        samples: N samples.
+        bench: What it shares with the other splits.
+
+    Raises:
+        StudyError: The metric needs gold answers and a sample has none.
+    """
+
+    def __init__(self, name: str, samples: Sequence[Sample], bench: Bench) -> None:
+        self.name = name
+        self.samples = list(samples)
+        self.prefills = 0
+        """Rows that went through the LLM."""
+        self._bench = bench
+        self._reference: list[str | None] | None = None
+        self._smaller: dict[Setting, Split] = {}
+        if bench.metric.needs_gold and any(not sample.answers for sample in self.samples):
+            raise StudyError(
+                f"task.metric: {bench.metric.name} needs a gold answer for every sample"
+            )
+        bench.visual.load(self.samples, bench.progress)
+        self._prompts = Prompts(bench.backbone, self.samples)
+        self._digests = [self._digest(i) for i in range(len(self.samples))]
+        self._planner = Planner(
+            [image_key(sample) for sample in self.samples],
+            self.visual,
+            self.prompt,
+            [sample.id for sample in self.samples],
+            bench.workers,
+        )
+        self._runner = Runner(
+            bench.backbone,
+            self.visual,
+            self._prompts,
+            max_new_tokens=bench.task.max_new_tokens,
+            batch_size=bench.batch_size,
+            workers=bench.workers,
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    # -- what the samples are -----------------------------------------------------------
+
+    @property
+    def groups(self) -> list[str]:
+        """Question type of each sample."""
+        return [sample.group for sample in self.samples]
+
+    @property
+    def images(self) -> list[str]:
+        """Image of each sample: the clusters of every interval."""
+        return [sample.image_id for sample in self.samples]
+
+    def visual(self, i: int) -> VisualTokens:
+        """Return the encoded image of a sample."""
+        return self._bench.visual[image_key(self.samples[i])]
+
+    def prompt(self, i: int) -> Prompt:
+        """Return the question of a sample, read into nouns."""
+        return self._bench.reader.read(self.samples[i].question)
+
+    def features(self) -> Floats:
+        """Return the prompt-specificity features, shape (N, F)."""
+        rows = []
+        for i in range(len(self)):
+            prompt = self.prompt(i)
+            rows.append(prompt_features(prompt.context(cosines_of(self.visual(i), prompt))))
+        return np.stack(rows)
+
+    # -- policies -> scores -------------------------------------------------------------
+
+    def score(self, setting: Setting) -> Floats:
+        """Score one setting, shape (N,)."""
+        scores: Floats = self.scores([setting])[0]
+        return scores
+
+    def scores(self, settings: Sequence[Setting]) -> Floats:
+        """Score settings under the study's metric, shape (S, N)."""
+        image = [s for s in settings if methods.get(s.method).stage == "image"]
+        found = {
+            s: self._downsampled(s).score_plans([self._downsampled(s).unpruned()])[0] for s in image
+        }
+        rest = [s for s in settings if s not in found]
+        found |= zip(rest, self.score_plans(self.plans(rest)), strict=True)
+        rows = [found[s] for s in settings]
+        return np.array(rows, dtype=np.float64).reshape(len(settings), len(self))
+
+    def tokens(self, setting: Setting) -> int:
+        """Return the mean count of visual tokens that a setting keeps."""
+        if methods.get(setting.method).stage == "image":
+            smaller = self._downsampled(setting)
+            counts = [len(smaller.visual(i).tokens) for i in range(len(self))]
+        elif hasattr(setting.budget, "energy"):
+            counts = [len(plan.kept) for plan in self.plans([setting])[0]]
+        else:
+            counts = self._planner.counts(setting).tolist()
+        return round(sum(counts) / len(counts))
+
+    def plans(self, settings: Sequence[Setting]) -> list[list[Plan]]:
+        """Plan every sample under each setting: S lists of N plans."""
+        found = self._planner.plans(
+            [s for s in settings if methods.get(s.method).stage == "tokens"]
+        )
+        rest = iter(found)
+        return [
+            next(rest) if methods.get(s.method).stage == "tokens" else self.unpruned()
+            for s in settings
+        ]
+
+    def unpruned(self) -> list[Plan]:
+        """Plan every sample of the unpruned model."""
+        return [everything(len(self.visual(i).tokens)) for i in range(len(self))]
+
+    # -- plans -> outcomes --------------------------------------------------------------
+
+    def score_plans(self, plans: Sequence[Sequence[Plan]]) -> Floats:
+        """Score plans under the study's metric.
+
+        Args:
+            plans: R times one plan a sample.
+
+        Returns:
+            Scores, shape (R, N).
+        """
+        metric, task = self._bench.metric, self._bench.task
+        reference: list[str | None] = [None] * len(self)
+        if metric.compares:
+            if self._reference is None:
+                self._reference = [*self.answers([self.unpruned()])[0]]
+            reference = self._reference
+        rows = [
+            [
+                metric.score(outcome, sample, task, other)
+                for outcome, sample, other in zip(row, self.samples, reference, strict=True)
+            ]
+            for row in self._outcomes(plans, metric.kind)
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
+
+    def answers(self, plans: Sequence[Sequence[Plan]]) -> list[list[str]]:
+        """Answer every sample under each plan, greedily decoded; R lists of N texts."""
+        return [[str(o.answer) for o in row] for row in self._outcomes(plans, "answer")]
+
+    def first_token_likelihoods(self, plans: Sequence[Sequence[Plan]]) -> Floats:
+        """Return the log-likelihood of each gold answer's first token in nats, shape (R, N).
+
+        Greedy decoding gives it at no cost.
+        """
+        rows = [[o.likelihood for o in row] for row in self._outcomes(plans, "answer")]
+        return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
+
+    def _outcomes(self, plans: Sequence[Sequence[Plan]], kind: Kind) -> list[list[Outcome]]:
+        store = self._bench.outcomes
+        keys = [[self._key(i, plan, kind) for i, plan in enumerate(row)] for row in plans]
+        flat = [key for row in keys for key in row]
+        store.find(flat)
+        jobs: dict[bytes, Job] = {}
+        for row, its_keys in zip(plans, keys, strict=True):
+            for i, (plan, key) in enumerate(zip(row, its_keys, strict=True)):
+                if key in store or key in jobs:
+                    store.hits += 1
+                else:
+                    jobs[key] = Job(i, plan)
+        names = list(jobs)
+        done = 0
+        for places, outcomes in self._runner.run(list(jobs.values()), kind):
+            store.put({names[i]: o for i, o in zip(places, outcomes, strict=True)})
+            self.prefills += len(places)
+            done += len(places)
+            if self._bench.progress is not None:
+                self._bench.progress(done, len(jobs))
+        return [[store[key] for key in row] for row in keys]
+
+    def _digest(self, i: int) -> bytes:
+        """Hash what decides a sample's outcomes beside its plan."""
+        sample, ids = self.samples[i], self._prompts.gold[i]
+        parts = [self._bench.model_key, image_key(sample), self._bench.task.max_new_tokens]
+        digest = hashlib.blake2b(repr([*parts, len(self._prompts.ids[i])]).encode())
+        digest.update(ids.numpy().tobytes())
+        return digest.digest()
+
+    def _key(self, i: int, plan: Plan, kind: Kind) -> bytes:
+        digest = hashlib.blake2b(self._digests[i], digest_size=16)
+        digest.update(kind.encode())
+        digest.update(plan.key())
+        return digest.digest()
+
+    # -- a method before the tower ------------------------------------------------------
+
+    def _downsampled(self, setting: Setting) -> Split:
+        """Return the same samples with their images made smaller."""
+        if setting not in self._smaller:
+            samples = [self._resized(i, setting) for i in range(len(self))]
+            self._smaller[setting] = Split(self.name, samples, self._bench)
+        return self._smaller[setting]
+
+    def _resized(self, i: int, setting: Setting) -> Sample:
+        sample, tokens = self.samples[i], len(self.visual(i).tokens)
+        image = sample.load_image()
+        size = Downsample().resized((image.height, image.width), tokens, setting.budget.limit(tokens))
+        return dataclasses.replace(
+            sample,
+            load=partial(_load_resized, sample, size),
+            image_version=f"{sample.image_version}@{size[0]}x{size[1]}",
+        )
+
+
+def _load_resized(sample: Sample, size: tuple[int, int]) -> Image.Image:
+    return sample.load_image().resize((size[1], size[0]), Image.Resampling.BICUBIC)

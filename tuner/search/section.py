@@ -1,0 +1,201 @@
+"""The ``[search]`` table of a study: which methods, at which budgets, over which of their options.
+
+A key that is an option of a searched method holds for every searched method that has it;
+``[search.METHOD]`` says otherwise for one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_serializer, model_validator
+
+from resprune import methods
+from resprune.budget import Budget
+from resprune.errors import near_names
+from resprune.options import Options, Positions, Search, searchable, with_values
+from resprune.validation import StrictModel, shown
+
+Choices = tuple[float | str, ...]
+
+
+class Range(StrictModel):
+    """A range of numbers to search.
+
+    Attributes:
+        low: Least value.
+        high: Greatest value.
+        step: Resolution.
+    """
+
+    low: float
+    high: float
+    step: float = Field(gt=0.0)
+
+
+class SearchSection(StrictModel):
+    """The search space.
+
+    Attributes:
+        method: Methods to search; each gets the same number of trials.
+        budget: Budgets to tune for. May be left out for the objective ``fixed-budget``, which
+            names its own.
+        positions: Position policies to try.
+        options: By method, what is tried of each of its options that is searched or fixed by the
+            study: a range, or values.
+    """
+
+    method: Annotated[tuple[str, ...], Field(min_length=1)] = ("resprune",)
+    budget: tuple[Budget, ...] = ()
+    positions: Annotated[tuple[Positions, ...], Field(min_length=1)] = ("keep",)
+    options: dict[str, dict[str, Range | Choices]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_method(cls, data: Any) -> Any:
+        """Sort the tables and keys of options by method, and fill in the defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        own = {key: data[key] for key in ("method", "budget", "positions") if key in data}
+        searched = _as_tuple(own.get("method", ("resprune",)))
+        own |= {key: _as_tuple(value) for key, value in own.items()}
+        for name in searched:
+            if name not in methods.names():
+                raise ValueError(
+                    f"method: unknown method {shown(name)}. "
+                    f"{near_names(str(name), methods.names())}"
+                )
+            if methods.get(name).stage == "none":
+                raise ValueError(f"method: {name!r} is measured in every study; leave it out")
+        given: dict[str, dict[str, Any]] = {name: {} for name in searched}
+        options = {name: searchable(methods.get(name).options) for name in searched}
+        for key, value in data.items():
+            if key in own:
+                continue
+            if isinstance(value, Mapping) and key in methods.names():
+                if key not in given:
+                    raise ValueError(
+                        f"[search.{key}]: the method {key!r} is not searched; add it to "
+                        "search.method, or remove the table"
+                    )
+                _check_known(f"{key}.", value, options[key], f"the method {key!r}")
+                given[key] |= value
+                continue
+            known = {name: search for each in options.values() for name, search in each.items()}
+            known |= dict.fromkeys(("method", "budget", "positions"), Search())
+            known |= dict.fromkeys(searched, Search())
+            _check_known("", {key: value}, known, f"the methods {', '.join(searched)}")
+            for name in searched:
+                if key in options[name]:
+                    given[name].setdefault(key, value)
+        own["options"] = {
+            name: {
+                key: read_range(f"{name}.{key}", given[name].get(key), search, name)
+                for key, search in options[name].items()
+                if key in given[name] or not search.asked
+            }
+            for name in searched
+        }
+        return own
+
+    @field_validator("method", "budget", "positions")
+    @classmethod
+    def _distinct(cls, values: Any) -> Any:
+        if len(set(values)) != len(values):
+            raise ValueError(
+                f"{[str(value) for value in values]} lists a value twice; keep each once"
+            )
+        return values
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        """Write it as a study file has it: a table a method."""
+        tables = {
+            method: {
+                key: value.model_dump() if isinstance(value, Range) else list(value)
+                for key, value in each.items()
+            }
+            for method, each in self.options.items()
+        }
+        return {
+            "method": list(self.method),
+            "budget": [budget.model_dump() for budget in self.budget],
+            "positions": list(self.positions),
+            **tables,
+        }
+
+
+def read_range(place: str, value: Any, search: Search, method: str) -> Range | Choices:
+    """Read what is tried of one option.
+
+    Args:
+        place: Where it stands, for messages.
+        value: A table ``{low, high, step}``, a list or one value; None for the option's own range.
+        search: The option's own range.
+        method: The method that owns it.
+
+    Returns:
+        A range, or values.
+
+    Raises:
+        ValueError: A value outside what the method takes.
+    """
+    key = place.rpartition(".")[2]
+    if isinstance(value, Range):
+        return value
+    if value is None and search.choices:
+        return tuple(search.choices)
+    if value is None or isinstance(value, Mapping):
+        if search.choices:
+            raise ValueError(f"{place}: a range of names; list some of {list(search.choices)}")
+        ends = {"low": search.low, "high": search.high, "step": search.step}
+        for name in value or {}:
+            if name not in ends:
+                raise ValueError(f"{place}: unknown key {name!r}. {near_names(str(name), ends)}")
+        ends |= value or {}
+        low, high, step = (_number(f"{place}.{name}", number) for name, number in ends.items())
+        _check_values(place, key, (low, high), method)
+        if low >= high:
+            raise ValueError(f"{place}: low {low} is not below high {high}")
+        if step <= 0:
+            raise ValueError(f"{place}: step {step} is out of range; give a number above 0")
+        return Range(low=low, high=high, step=step)
+    values = _as_tuple(value)
+    if not values:
+        raise ValueError(f"{place}: an empty list; give a value, or leave the key out")
+    if len(set(map(repr, values))) != len(values):
+        raise ValueError(f"{place}: {list(values)} lists a value twice; keep each once")
+    _check_values(place, key, values, method)
+    return tuple(v if isinstance(v, str) else float(v) for v in values)
+
+
+def _check_values(place: str, key: str, values: tuple[Any, ...], method: str) -> None:
+    default: Options = methods.get(method).options()
+    for value in values:
+        try:
+            with_values(default, {key: value})
+        except ValueError as error:
+            problem = str(error).removeprefix("options: ")
+            raise ValueError(f"{place}: out of what {method!r} takes: {problem}") from None
+
+
+def _check_known(
+    before: str, given: Mapping[str, Any], known: Mapping[str, Any], whose: str
+) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(
+                f"unknown key {before + str(key)!r}: no option of {whose}. "
+                f"{near_names(str(key), known)}"
+            )
+
+
+def _number(place: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{place}: {shown(value)} is no number")
+    return float(value)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

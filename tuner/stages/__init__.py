@@ -1,0 +1,1 @@
+"""The stages of a study, in the order of `tuner.run`."""

@@ -1,0 +1,108 @@
+"""The facts around a study's results: model, splits, environment, cost, notes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from resprune.budget import Ratio
+from resprune.setting import paper_default
+from resprune.version import __version__
+from tuner.results.schema import Cost, FeatureWeight, ModelInfo, NounPipelineInfo, SplitInfo
+from tuner.search.trials import Search
+from tuner.stages.adaptive import Fitted
+from tuner.stages.opened import OpenedStudy
+
+
+def facts(
+    opened: OpenedStudy, search: Search, fitted: Fitted | None, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Return those fields of the results that are no scores."""
+    study, backbone = opened.study, opened.backbone
+    return {
+        "study": study.model_dump(mode="json"),
+        "environment": _environment(opened),
+        "model": ModelInfo(
+            id=study.backbone.model,
+            family=backbone.family,
+            revision=study.backbone.revision,
+            visual_tokens=backbone.visual_tokens,
+            width=backbone.width,
+        ),
+        "noun_pipeline": NounPipelineInfo(
+            name=opened.extractor.pipeline_name, version=opened.extractor.pipeline_version
+        ),
+        "splits": {name: _split(opened, name) for name in opened.samples},
+        "groups": sorted({sample.group for sample in opened.samples["report"]}),
+        "feature_weights": _feature_weights(fitted),
+        "cost": Cost(
+            seconds={name: round(value, 2) for name, value in opened.seconds.items()},
+            encoder_calls=opened.bench.visual.encoder_calls,
+            prefills=opened.prefills,
+            memo_hits=opened.bench.outcomes.hits,
+            trials=len(search.trials()),
+        ),
+        "notes": [*notes, *_notes(opened, search)],
+    }
+
+
+def _environment(opened: OpenedStudy) -> dict[str, str]:
+    found = {"resprune-tune": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "optuna", "spacy", "scikit-learn", "numpy"):
+        found[name] = version(name)
+    model = opened.backbone.model
+    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    found["device"] = f"{model.device}, {torch.get_num_threads()} threads"
+    found["dtype"] = str(model.dtype).removeprefix("torch.")
+    found["model fingerprint"] = opened.bench.model_key
+    return found
+
+
+def _split(opened: OpenedStudy, name: str) -> SplitInfo:
+    samples = opened.samples[name]
+    return SplitInfo(
+        name=opened.study.task.splits()[name].split,
+        samples=len(samples),
+        images=len({sample.image_id for sample in samples}),
+    )
+
+
+def _feature_weights(fitted: Fitted | None) -> list[FeatureWeight]:
+    if fitted is None:
+        return []
+    weights = sorted(fitted.fit.feature_weights.items(), key=lambda item: -item[1])
+    return [FeatureWeight(name=name, weight=weight) for name, weight in weights]
+
+
+def _notes(opened: OpenedStudy, search: Search) -> list[str]:
+    study, notes = opened.study, []
+    trials, asked = len(search.trials()), study.study.trials * len(study.search.method)
+    if trials < asked:
+        notes.append(f"The search space held no more than {trials} settings that differ.")
+    budgets = opened.budgets()
+    default = paper_default(opened.backbone.family, budgets[0])
+    if opened.paper(budgets[0]).option("seed_strategy") != default.option("seed_strategy"):
+        notes.append(
+            "The vision tower has no CLS token, so the paper's default was run with the seed "
+            "strategy l2_norm."
+        )
+    if opened.bench.outcomes.resumed:
+        notes.append(
+            "The study was resumed; outcomes of earlier runs were used again, and its cost is "
+            "that of the last run alone."
+        )
+    ratios = [budget for budget in budgets if isinstance(budget, Ratio)]
+    if ratios and opened.backbone.visual_tokens is None:
+        each = ", ".join(f"{b.ratio:g} ({opened.tokens(opened.paper(b))})" for b in ratios)
+        notes.append(
+            "Budgets that are ratios keep a share of each image's own visual tokens; tables "
+            f"and figures name them by the mean count on the tune split: {each}."
+        )
+    if opened.bench.metric.compares:
+        notes.append("Scores are agreement with the unpruned model's own answers.")
+    return notes

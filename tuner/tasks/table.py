@@ -1,0 +1,370 @@
+"""Questions about images from a table: ``jsonl`` (a local folder) and ``hub-vqa`` (``datasets``).
+
+An image is read and decoded when it is asked for, and its path is followed only inside the folder
+of the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from resprune.errors import ResPruneError, StudyError, near_names
+from resprune.validation import StrictModel
+from tuner.imagefile import open_image
+from tuner.paths import FolderName
+from tuner.tasks.base import Sample, Task, TaskOptions, exact_match, register
+from tuner.tasks.vqa_accuracy import vqa_accuracy
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row: where it is, its id where it names none, its cells by role, and its image cell."""
+
+    place: str
+    id: str
+    cells: Mapping[str, Any]
+    image: Callable[[], Any]
+
+
+class _Table(Task):
+    """Makes samples of rows; a subclass finds the rows."""
+
+    _folder: Path | None
+
+    def __init__(self, options: TaskOptions) -> None:
+        super().__init__(options)
+        self._suffix = f"\n{options.answer_format}" if options.answer_format else ""
+        self._labels = options.metric != "fidelity"
+
+    @abstractmethod
+    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]: ...
+
+    def _question(self, text: str) -> str:
+        return text
+
+    def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
+        """Read rows ``offset`` to ``offset + count - 1`` of a split."""
+        digests: dict[str, str] = {}
+        found = [self._sample(row, digests) for row in self._rows(split, count, offset)]
+        for name, times in Counter(sample.id for sample in found).items():
+            if times > 1:
+                raise StudyError(
+                    f"{self.source}: {split}: id {name!r} is used twice; name ids that are unique "
+                    "within a split, or leave them out"
+                )
+        return found
+
+    def _sample(self, row: _Row, digests: dict[str, str]) -> Sample:
+        question = row.cells.get("question")
+        if not isinstance(question, str) or not question.strip():
+            raise StudyError(f"{row.place}: 'question' is missing or no text ({question!r})")
+        question = self._question(question.strip())
+        image_id = _text(row, "image_id")
+        if image_id is None or image_id not in digests:
+            digest = hashlib.blake2b(self._encoded(row)[0], digest_size=8).hexdigest()
+            image_id = digest if image_id is None else image_id
+            digests[image_id] = digest
+        return Sample(
+            id=_text(row, "id") or row.id,
+            image_id=image_id,
+            question=question,
+            prompt=question + self._suffix,
+            answers=self._answers(row),
+            group=_text(row, "group") or "all",
+            load=partial(self._image, row),
+            image_version=digests[image_id],
+        )
+
+    def _answers(self, row: _Row) -> tuple[str, ...]:
+        """Read the answers, the most frequent first: it is the gold one."""
+        answers: Any = row.cells.get("answers")
+        if isinstance(answers, Mapping):  # a table of lists, as for VQAv2 in older versions
+            answers = answers.get("answer")
+        answers = [] if answers is None else [answers] if isinstance(answers, str) else answers
+        if isinstance(answers, list):
+            answers = [a.get("answer") if isinstance(a, Mapping) else a for a in answers]
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise StudyError(
+                f"{row.place}: 'answers' holds no answers (a text, a list of texts, or a list of "
+                "tables with the key 'answer')"
+            )
+        if self._labels and not any(answer.strip() for answer in answers):
+            raise StudyError(
+                f"{row.place}: no answer; add one, choose a split with answers, or set "
+                "task.metric = 'fidelity', which needs none"
+            )
+        times = Counter(answers)
+        return tuple(sorted(answers, key=lambda answer: (not answer.strip(), -times[answer])))
+
+    def _image(self, row: _Row) -> Image.Image:
+        try:
+            return open_image(*self._encoded(row))
+        except ResPruneError as error:
+            raise StudyError(str(error)) from None
+
+    def _encoded(self, row: _Row) -> tuple[bytes, str]:
+        """Read the encoded image of a row, and what messages call it."""
+        cell = row.image()
+        path, data = (
+            (cell.get("path"), cell.get("bytes")) if isinstance(cell, Mapping) else (cell, cell)
+        )
+        if isinstance(data, bytes) and data:
+            return data, row.place
+        if self._folder is not None and isinstance(path, str) and path.strip():
+            file = _inside(self._folder, path, row.place)
+            try:
+                return file.read_bytes(), f"{row.place}: {path}"
+            except OSError as error:
+                raise StudyError(
+                    f"{row.place}: {file}: cannot be read ({error.strerror})"
+                ) from None
+        raise StudyError(
+            f"{row.place}: no image"
+            + (f", only the path {path!r} and no folder that it is in" if path else "")
+            + "; give a table whose images are within its files, or beside them in its folder"
+        )
+
+
+class FolderOptions(TaskOptions):
+    """Keys of ``jsonl``.
+
+    Attributes:
+        folder: Folder of the splits and images; relative to the study file.
+    """
+
+    folder: FolderName
+
+
+@register
+class JsonLines(_Table):
+    """A local folder with one ``<split>.jsonl`` a split and the images inside the folder.
+
+    A line is an object with ``image`` (path inside the folder), ``question``, and ``answer`` or
+    ``answers`` (may be left out under ``fidelity``); ``id`` and ``group`` are optional. Lines are
+    not read through ``datasets``, which wants one type a column and names neither the line nor
+    the key that is wrong.
+    """
+
+    name = "jsonl"
+    options = FolderOptions
+    _KEYS = ("id", "image", "question", "answer", "answers", "group")
+
+    def __init__(self, options: FolderOptions) -> None:
+        """Set the task up.
+
+        Raises:
+            StudyError: No such folder.
+        """
+        super().__init__(options)
+        self._folder: Path = Path(options.folder).resolve()
+        if not self._folder.is_dir():
+            raise StudyError(f"task.folder: {options.folder}: no such folder")
+        self.source = str(self._folder)
+
+    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]:
+        known = sorted(path.stem for path in self._folder.glob("*.jsonl"))
+        if split not in known:
+            raise StudyError(
+                f"{self._folder}: no split {split!r} (a split is a file <split>.jsonl). "
+                f"{near_names(split, known)}"
+            )
+        path = self._folder / f"{split}.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
+        for row in _wanted(len(numbered), count, offset, str(path)):
+            number, line = numbered[row]
+            place = f"{path}: line {number}"
+            cells = self._cells(line, place)
+            yield _Row(place, f"{split}-{number}", cells, partial(cells.get, "image_id"))
+
+    def _cells(self, line: str, place: str) -> dict[str, Any]:
+        try:
+            data = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise StudyError(f"{place}: not valid JSON ({error}); one object a line") from None
+        if not isinstance(data, dict):
+            raise StudyError(f"{place}: expected an object, found {type(data).__name__}")
+        for key in data:
+            if key not in self._KEYS:
+                raise StudyError(f"{place}: unknown key {key!r}. {near_names(key, self._KEYS)}")
+        image = data.get("image")
+        if not isinstance(image, str) or not image.strip():
+            raise StudyError(f"{place}: 'image' is missing or no text ({image!r})")
+        file = _inside(self._folder, image, place)
+        answers = data.get("answers", data.get("answer"))
+        return {**data, "answers": answers, "image_id": str(file.relative_to(self._folder))}
+
+
+class Columns(StrictModel):
+    """Which columns of a data set hold what.
+
+    Attributes:
+        image: The image.
+        question: The question.
+        answers: One answer, or a list of them.
+        image_id: Shared by the questions about the same image; a hash of the image where None.
+        id: Unique within a split; the row's number where None.
+        group: Question type, for reporting only.
+    """
+
+    image: str = "image"
+    question: str = "question"
+    answers: str = "answers"
+    image_id: str | None = None
+    id: str | None = None
+    group: str | None = None
+
+
+class DatasetOptions(TaskOptions):
+    """Keys of ``hub-vqa``.
+
+    Attributes:
+        dataset: A hub id (``user/name``), or a folder, such as one of parquet files; relative to
+            the study file.
+        config: Configuration of the data set.
+        revision: Commit, tag or branch of the data set.
+        columns: Which of its columns hold what.
+        scorer: ``vqa`` (accuracy against ten annotators) or ``exact``.
+        question_transform: ``none`` or ``capitalize`` (first letter upper, the rest lower).
+    """
+
+    dataset: FolderName
+    config: str | None = None
+    revision: str | None = None
+    columns: Columns = Columns()
+    scorer: Literal["vqa", "exact"] = "vqa"
+    question_transform: Literal["capitalize", "none"] = "none"
+
+
+@register
+class HubVqa(_Table):
+    """A data set of the hub, or of a local folder, read by ``datasets``.
+
+    No code of the data set is run, and its rows stay on disk, memory-mapped.
+    """
+
+    name = "hub-vqa"
+    options = DatasetOptions
+
+    def __init__(self, options: DatasetOptions) -> None:
+        """Set the task up.
+
+        Raises:
+            StudyError: A data set that is neither a folder nor a hub id.
+        """
+        super().__init__(options)
+        name = options.dataset
+        self._folder = Path(name).resolve() if Path(name).is_dir() else None
+        self.local = self._folder is not None
+        if not self.local and (name.count("/") != 1 or name.startswith((".", "/"))):
+            raise StudyError(
+                f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
+            )
+        self.source = name
+        self._options = options
+        self._columns = options.columns.model_dump(exclude_none=True)
+
+    def score(self, prediction: str, sample: Sample) -> float:
+        """Score an answer with the study's scorer."""
+        rule = vqa_accuracy if self._options.scorer == "vqa" else exact_match
+        return rule(prediction, sample.answers)
+
+    def _question(self, text: str) -> str:
+        return text.capitalize() if self._options.question_transform == "capitalize" else text
+
+    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]:
+        import datasets
+
+        where = f"{self.source}: {split}"
+        data = self._open(split)
+        columns = dict(self._columns)
+        if not self._labels and columns["answers"] not in data.column_names:
+            del columns["answers"]
+        for column in columns.values():
+            if column not in data.column_names:
+                raise StudyError(
+                    f"{where}: task.columns: no column {column!r}. "
+                    f"{near_names(column, data.column_names)}"
+                )
+        image = columns.pop("image")
+        images = data.select_columns([image])
+        if isinstance(images.features[image], datasets.Image):
+            images = images.cast_column(image, datasets.Image(decode=False))
+        text = data.select_columns(sorted(set(columns.values())))
+        for row in _wanted(len(data), count, offset, where):
+            cells = text[row]
+            yield _Row(
+                place=f"{where}: row {row}",
+                id=f"{split}-{row}",
+                cells={role: cells[column] for role, column in columns.items()},
+                image=partial(_cell, images, row, image),
+            )
+
+    def _open(self, split: str) -> Any:
+        """Open a split, memory-mapped."""
+        import datasets
+
+        where = {"name": self._options.config, "revision": self._options.revision}
+        try:
+            builder = datasets.load_dataset_builder(self.source, **where)
+            known = [str(s) for s in builder.info.splits or builder.config.data_files or ()]
+            if known and split not in known:
+                raise StudyError(f"{self.source}: no split {split!r}. {near_names(split, known)}")
+            return datasets.load_dataset(self.source, **where, split=split)
+        except StudyError:
+            raise
+        except Exception as error:  # readers, hub and network have no error class in common
+            reason = (str(error).strip().splitlines() or [""])[0]
+            if self.local:
+                fix = "give a folder of parquet files, named after their splits"
+            else:
+                fix = (
+                    "check the id, task.config and task.revision; without a network, set HF_HOME "
+                    "to a cache that holds it (and HF_HUB_OFFLINE=1), or task.dataset to a local "
+                    "folder with its files"
+                )
+            raise StudyError(
+                f"task.dataset: {self.source!r} cannot be loaded ({type(error).__name__}: "
+                f"{reason}); {fix}"
+            ) from error
+
+
+def _cell(table: Any, row: int, column: str) -> Any:
+    return table[row][column]
+
+
+def _wanted(total: int, count: int | None, offset: int, where: str) -> range:
+    end = total if count is None else offset + count
+    if end > total:
+        raise StudyError(
+            f"{where}: {count} samples from {offset} on were asked for and the split has {total}; "
+            "ask for fewer"
+        )
+    return range(offset, end)
+
+
+def _text(row: _Row, role: str) -> str | None:
+    value = row.cells.get(role)
+    return None if value is None else str(value)
+
+
+def _inside(folder: Path, name: str, place: str) -> Path:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise StudyError(f"{place}: image {name!r} is outside {folder}; copy it into the folder")
+    if not path.is_file():
+        raise StudyError(f"{place}: image {name!r}: no such file in {folder}")
+    return path
