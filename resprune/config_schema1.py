@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from resprune import methods
 from resprune.alpha import AlphaPredictor
@@ -60,6 +60,11 @@ class Schema1(StrictModel):
     positions: Positions = "keep"
     nouns: Any = Field(default_factory=dict)
     untested: bool = False
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return methods.get(value).name
 
     @model_validator(mode="after")
     def _table_holds_together(self) -> Self:
@@ -131,6 +136,5 @@ class Schema1(StrictModel):
 
     def _own(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Keep the options that the method has; the others did nothing."""
-        known = self.method in methods.names()
-        own = methods.get(self.method).options.model_fields if known else {}
+        own = methods.get(self.method).options.model_fields
         return {name: value for name, value in options.items() if name in own}

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from resprune import methods
+from resprune.errors import ResPruneError
 from resprune.setting import Setting
 from resprune.validation import key_path, without
 from resprune.version import __version__
@@ -57,7 +58,7 @@ def _unknown(data: Any, cls: type[BaseModel], place: _Place) -> Iterator[_Place]
             continue
         kinds = list(_models(cls.model_fields[key].annotation))
         if cls is Setting and key == "options":
-            kinds = [methods.get(data["method"]).options] if _knows_method(data) else []
+            kinds = _options(data.get("method"))
         parts = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
         for index, part in parts:
             if kinds and isinstance(part, Mapping):
@@ -65,8 +66,12 @@ def _unknown(data: Any, cls: type[BaseModel], place: _Place) -> Iterator[_Place]
                 yield from _unknown(part, kind, here if index is None else (*here, index))
 
 
-def _knows_method(data: Mapping[str, Any]) -> bool:
-    return isinstance(data.get("method"), str) and data["method"] in methods.names()
+def _options(method: object) -> list[type[BaseModel]]:
+    """Return the options of a method; none where it is not known, which is refused later."""
+    try:
+        return [methods.get(method).options] if isinstance(method, str) else []
+    except ResPruneError:
+        return []
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

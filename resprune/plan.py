@@ -22,7 +22,7 @@ from resprune.errors import ConfigError, ResPruneError
 from resprune.methods.base import ATTENTION, Batch, Inputs, Method, Nested, Selection
 from resprune.options import Options, Positions, Relevance
 from resprune.prompt import Prompt
-from resprune.relevance import relevance_scores
+from resprune.relevance import mean_noun, noun_cosines, relevance_of_cosines
 from resprune.setting import Adaptive, Setting
 from resprune.subspace.energy import energy_curve
 
@@ -68,6 +68,7 @@ def choose_setting(
     predictor: AlphaPredictor | None,
     prompt: Prompt,
     visual: VisualTokens,
+    cosines: Tensor | None = None,
 ) -> Setting:
     """Choose the setting of one prompt and image.
 
@@ -76,6 +77,7 @@ def choose_setting(
         predictor: The arms' predictor.
         prompt: The question.
         visual: The encoded image.
+        cosines: What ``cosines_of`` gives, where it is known already; on any device.
 
     Returns:
         The policy itself, or the arm of least predicted loss.
@@ -89,7 +91,9 @@ def choose_setting(
         raise ConfigError(
             f"the policy at budget {policy.budget} is adaptive and there is no {policy.predictor}"
         )
-    features = prompt_features(prompt.context(cosines_of(visual, prompt)))
+    if cosines is None:
+        cosines = cosines_of(visual, prompt)
+    features = prompt_features(prompt.context(cosines))
     return policy.arms[predictor.arm(features, policy.budget)]
 
 
@@ -138,6 +142,7 @@ def plan_images(
     prompts: Sequence[Prompt | None],
     settings: Sequence[Setting],
     keys: Sequence[str],
+    cosines: Sequence[Tensor | None] | None = None,
 ) -> list[Plan]:
     """Plan the images of one call, each under its own setting.
 
@@ -148,6 +153,7 @@ def plan_images(
         prompts: The question about each; None where its setting reads none.
         settings: One an image.
         keys: Name of each sample, for methods that draw at random.
+        cosines: What ``cosines_of`` gives for each, where it is known already.
 
     Returns:
         One plan an image.
@@ -156,12 +162,13 @@ def plan_images(
         ResPruneError: Features that are not finite, a signal that is absent, or a method that did
             not keep exactly ``min(k, T)`` unique tokens.
     """
+    known = cosines if cosines is not None else [None] * len(images)
     groups: dict[Setting, list[int]] = defaultdict(list)
     for i, setting in enumerate(settings):
         groups[setting].append(i)
     plans: dict[int, Plan] = {}
     for setting, rows in groups.items():
-        own = [inputs_of(images[i], prompts[i], setting, keys[i]) for i in rows]
+        own = [inputs_of(images[i], prompts[i], setting, keys[i], known[i]) for i in rows]
         plans |= zip(rows, plan_inputs(own, setting), strict=True)
     return [plans[i] for i in range(len(images))]
 
@@ -260,7 +267,11 @@ def check_orders(orders: Tensor, counts: Sequence[int], tokens: Sequence[int], m
 
 
 def inputs_of(
-    visual: VisualTokens, prompt: Prompt | None, setting: Setting, key: str = ""
+    visual: VisualTokens,
+    prompt: Prompt | None,
+    setting: Setting,
+    key: str = "",
+    cosines: Tensor | None = None,
 ) -> Inputs:
     """Collect what a setting's method reads of one image and prompt.
 
@@ -269,6 +280,7 @@ def inputs_of(
         prompt: The question; may be None where the method reads no relevance.
         setting: The setting.
         key: Names the sample.
+        cosines: What ``cosines_of`` gives, where it is known already.
 
     Returns:
         The inputs; relevance only where the method needs it.
@@ -277,7 +289,7 @@ def inputs_of(
     options: Any = setting.options
     if "relevance" in methods.get(setting.method).needs(options):
         assert prompt is not None
-        relevance = relevance_of(visual, prompt, options.relevance)
+        relevance = relevance_of(visual, prompt, options.relevance, cosines)
     return Inputs(
         visual.tokens,
         relevance,
@@ -288,19 +300,23 @@ def inputs_of(
     )
 
 
-def relevance_of(visual: VisualTokens, prompt: Prompt, options: Relevance) -> Tensor:
-    """Score an image's tokens against a prompt's nouns, shape (T,); see ``relevance_scores``."""
-    nouns = prompt.embeddings.to(visual.tokens.device)
-    return relevance_scores(
-        visual.tokens, nouns, options.pooling, options.normalization, options.eps
-    )
+def relevance_of(
+    visual: VisualTokens, prompt: Prompt, options: Relevance, cosines: Tensor | None = None
+) -> Tensor:
+    """Score an image's tokens against a prompt's nouns, shape (T,); see ``relevance_scores``.
+
+    The device is not waited for: what is not finite is found by ``encode`` and by the methods.
+    """
+    if options.pooling == "pooled" and prompt.nouns:
+        cosines = noun_cosines(visual.tokens, mean_noun(prompt.embeddings.float()))
+    elif cosines is None:
+        cosines = cosines_of(visual, prompt)
+    return relevance_of_cosines(cosines, options.pooling, options.normalization, options.eps)
 
 
 def cosines_of(visual: VisualTokens, prompt: Prompt) -> Tensor:
     """Return the raw cosine of each noun with each visual token, shape (L, T), float32."""
-    unit = torch.nn.functional.normalize
-    nouns = prompt.embeddings.to(visual.tokens.device)
-    return unit(nouns.float(), dim=1) @ unit(visual.tokens.float(), dim=1).T
+    return noun_cosines(visual.tokens, prompt.embeddings)
 
 
 def batch_of(

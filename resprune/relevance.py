@@ -51,22 +51,60 @@ def relevance_scores(
         raise ResPruneError(f"eps is {eps}; give a floor above 0 and at most 1, such as 0.01.")
     _check_matrix(tokens, "tokens")
     _check_matrix(nouns, "nouns")
-    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-    if nouns.shape[0] == 0 or tokens.shape[0] == 0:
-        return torch.ones(tokens.shape[0], dtype=dtype, device=tokens.device)
     if tokens.shape[1] != nouns.shape[1]:
         raise ResPruneError(
             f"tokens have width {tokens.shape[1]} and nouns width {nouns.shape[1]}; both must be "
             "in the LLM's input-embedding space."
         )
-    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
+    if pooling == "pooled" and nouns.shape[0]:
+        nouns = mean_noun(nouns.to(_exact(tokens)))
+    return relevance_of_cosines(noun_cosines(tokens, nouns), pooling, normalization, eps)
+
+
+@torch.no_grad()
+def noun_cosines(tokens: Tensor, nouns: Tensor) -> Tensor:
+    """Compute the cosine of each noun with each visual token, in float32 or better.
+
+    Args:
+        tokens: Visual tokens in the LLM's input-embedding space, shape (T, d).
+        nouns: Noun embeddings in the same space, shape (L, d).
+
+    Returns:
+        Shape (L, T), float32 (float64 for float64 tokens), on the tokens' device; zero where one
+        of the two is zero.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        dtype = _exact(tokens)
         words = nouns.to(device=tokens.device, dtype=dtype)
-        if pooling == "pooled":
-            # Divided by the largest entry first, so that the sum cannot overflow.
-            words = (words / words.abs().amax().clamp_min(_tiny(dtype))).mean(dim=0, keepdim=True)
-        cosines = _unit_rows(tokens.to(dtype)) @ _unit_rows(words).T
-        score = cosines.mean(dim=1) if pooling == "mean" else cosines.amax(dim=1)
-        return _normalize(score.clamp(-1.0, 1.0), normalization).clamp(eps, 1.0)
+        return (_unit_rows(tokens.to(dtype)) @ _unit_rows(words).T).T
+
+
+def mean_noun(nouns: Tensor) -> Tensor:
+    """Return the direction of the mean of noun embeddings (L, d), shape (1, d)."""
+    # divided by the largest entry first, so that the sum cannot overflow
+    return (nouns / nouns.abs().amax().clamp_min(_tiny(nouns.dtype))).mean(dim=0, keepdim=True)
+
+
+@torch.no_grad()
+def relevance_of_cosines(
+    cosines: Tensor, pooling: str = "max", normalization: str = "minmax", eps: float = 0.01
+) -> Tensor:
+    """Make relevance from cosines, without waiting for the device.
+
+    Args:
+        cosines: Cosine of each noun with each visual token, shape (L, T); for ``pooled``, of the
+            mean noun alone, shape (1, T).
+        pooling: See ``relevance_scores``.
+        normalization: See ``relevance_scores``.
+        eps: See ``relevance_scores``.
+
+    Returns:
+        Relevance in [eps, 1], shape (T,); all ones when there is no noun.
+    """
+    if 0 in cosines.shape:
+        return cosines.new_ones(cosines.shape[1])
+    score = cosines.T.mean(dim=1) if pooling == "mean" else cosines.T.amax(dim=1)
+    return _normalize(score.clamp(-1.0, 1.0), normalization).clamp(eps, 1.0)
 
 
 def relevance_weights(relevance: Tensor, alpha: float | Tensor) -> Tensor:
@@ -114,6 +152,10 @@ def _normalize(score: Tensor, normalization: str) -> Tensor:
     else:
         scaled = score.clamp_min(0)
     return torch.where(constant, torch.ones_like(score), scaled)
+
+
+def _exact(tokens: Tensor) -> torch.dtype:
+    return torch.float64 if tokens.dtype == torch.float64 else torch.float32
 
 
 def _unit_rows(rows: Tensor) -> Tensor:

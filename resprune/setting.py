@@ -36,18 +36,12 @@ class Setting(StrictModel):
         """Read the options as the method's own."""
         if not isinstance(data, Mapping) or not isinstance(data.get("method"), str):
             return data
-        name = data["method"]
-        if name not in methods.names():
-            raise ValueError(
-                f"method: unknown method {name[:80]!r}. {near_names(name, methods.names())} If "
-                "another package gives it (entry-point group resprune.methods), install that "
-                "package"
-            )
-        own = methods.get(name).options
+        own = methods.get(data["method"]).options
         given = data.get("options", {})
         if isinstance(given, Options) and not isinstance(given, own):
             raise ValueError(
-                f"options are {type(given).__name__}; the method {name!r} takes {own.__name__}"
+                f"options are {type(given).__name__}; the method {data['method']!r} takes "
+                f"{own.__name__}"
             )
         if not isinstance(given, Options):
             given = read_options(own, given)

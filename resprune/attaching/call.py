@@ -14,7 +14,7 @@ from torch import Tensor
 from resprune.alpha import AlphaPredictor
 from resprune.attaching.question import questions
 from resprune.backbones import Backbone, Prepared, VisualTokens
-from resprune.plan import Plan, choose_setting, needs_of, plan_images, signals_of
+from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_images, signals_of
 from resprune.prepare import image_rows
 from resprune.prompt import Prompt, PromptReader
 from resprune.setting import Adaptive, Setting
@@ -154,18 +154,21 @@ class Call:
         self, visual: list[VisualTokens], prompts: list[Prompt | None], keys: list[str]
     ) -> tuple[list[Setting], list[Plan]]:
         policy = self.policy
+        pairs = list(zip(visual, prompts, strict=True))
+        cosines = [None if asked is None else cosines_of(image, asked) for image, asked in pairs]
         if isinstance(policy, Setting):
             settings = [policy] * len(visual)
         else:
-            pairs = zip(prompts, visual, strict=True)
+            known = [each for each in cosines if each is not None]
+            on_cpu = _to_cpu([each.flatten() for each in known])
             settings = [
-                choose_setting(policy, self._predictor, prompt, image)
-                for prompt, image in pairs
-                if prompt is not None
+                choose_setting(policy, self._predictor, asked, image, seen.view(each.shape))
+                for (image, asked), each, seen in zip(pairs, known, on_cpu, strict=True)
+                if asked is not None
             ]
-        return settings, plan_images(visual, prompts, settings, keys)
+        return settings, plan_images(visual, prompts, settings, keys, cosines)
 
 
 def _to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Move indices in one copy, so that a GPU is waited for once a call."""
+    """Move 1-D tensors in one copy, so that a GPU is waited for once a call."""
     return list(torch.split(torch.cat(list(tensors)).cpu(), [len(each) for each in tensors]))

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import GenerationConfig
 
 import resprune
-from resprune.config import BackboneRef, PruningConfig
+from resprune import Adaptive, PruningConfig, Setting, methods
+from resprune.alpha import AlphaPredictor
+from resprune.attaching.call import Call
+from resprune.config import BackboneRef
 from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
-from resprune.testing.backbones import Case
+from resprune.nouns import NounExtractor, pipelines
+from resprune.prompt import Prompt
 from resprune.testing.calls import greedy, new_tokens
+from resprune.testing.case import QUESTIONS, Case
 
-CONFIG = PruningConfig.from_dict(
-    {
-        "budgets": [
-            {"budget": 5, "alpha": 0.75, "seed_strategy": "cls_attention"},
-            {"budget": 0.5, "alpha": 1.0, "seed_strategy": "l2_norm"},
-            {"budget": 99, "alpha": 0.0, "seed_strategy": "none"},
-        ],
-        "default_budget": 5,
-    }
+ROWS = (
+    Setting.of("resprune", 5, alpha=0.75, seed_strategy="cls_attention"),
+    Setting.of("resprune", 0.5, alpha=1.0, seed_strategy="l2_norm"),
+    Setting.of("resprune", 99, alpha=0.0, seed_strategy="none"),
 )
+CONFIG = PruningConfig.from_dict({"table": ROWS, "default": 5})
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +69,10 @@ def test_record(case: Case, handle: resprune.Attachment) -> None:
     ]
     assert record.nouns[0] == ["color", "dog", "left"]
     assert record.nouns[1] == []
-    assert record.alphas == [0.75] * 3
+    assert record.policy == ROWS[0]
+    assert record.settings == [ROWS[0]] * 3
     assert record.visual_tokens == [16] * 3
     assert record.grids == [(4, 4)] * 3
-    assert (record.budget, record.seed_strategy) == (5, "cls_attention")
     for kept, order in zip(record.kept, record.order, strict=True):
         assert sorted(order.tolist()) == kept.tolist()
         assert len(set(kept.tolist())) == 5
@@ -97,13 +102,13 @@ def test_decoding_does_not_overwrite_the_record(case: Case, handle: resprune.Att
 
 def test_budget_override(case: Case, handle: resprune.Attachment) -> None:
     inputs = case.one(0, [0])
-    for budget, kept in ((None, 5), (0.5, 8), (99, 16)):
+    for budget, kept in ((None, 5), (0.5, 8), (99, 16), (resprune.Ratio(ratio=0.5), 8)):
         greedy(case.model, inputs, budget=budget)
         assert handle.last is not None
         assert len(handle.last.kept[0]) == kept
         logits(case, inputs, budget=budget)
         assert len(handle.last.kept[0]) == kept
-    assert handle.last.alphas == [0.0]
+    assert handle.last.policy == ROWS[1]
     for budget in (6, 0, 0.25, 5.0, "5"):
         with pytest.raises(ConfigError, match=r"it lists 5, 0\.5, 99"):
             greedy(case.model, inputs, budget=budget)
@@ -113,10 +118,378 @@ def test_alpha_override(case: Case, handle: resprune.Attachment) -> None:
     inputs = case.one(0, [0])
     greedy(case.model, inputs, alpha=4)
     assert handle.last is not None
-    assert handle.last.alphas == [4.0]
-    for alpha in (-1, 17, float("nan"), "much"):
-        with pytest.raises(ConfigError, match="alpha is"):
+    assert handle.last.settings == [ROWS[0].with_options(alpha=4.0)]
+    for alpha in (-1, 17, float("nan"), "much", True):
+        with pytest.raises(ConfigError, match="options: alpha"):
             greedy(case.model, inputs, alpha=alpha)
+
+
+def test_options_override(case: Case, handle: resprune.Attachment) -> None:
+    """A call's options equal a config that has them, and are checked by the method."""
+    inputs = case.one(0, [0])
+    options = {"alpha": 4.0, "seed_strategy": "none", "pooling": "mean"}
+    for call in (greedy, lambda model, inputs, **more: logits(case, inputs, **more)):
+        call(case.model, inputs, options=options)
+        assert handle.last is not None
+        assert handle.last.settings == [ROWS[0].with_options(**options)]
+        found = handle.last.order[0].tolist()
+        greedy(case.model, inputs)
+        assert handle.last.order[0].tolist() != found
+    handle.detach()
+    own = PruningConfig.single(5, **options)
+    with resprune.attach(case.model, case.processor, own) as other:
+        greedy(case.model, inputs)
+        assert other.last is not None
+        assert other.last.order[0].tolist() == found
+        for wrong, message in (
+            ({"alfa": 1}, "'resprune' has no option 'alfa'. Did you mean 'alpha'"),
+            ({"seed_strategy": "cls"}, "seed_strategy: unknown value 'cls'. Allowed: cls_att"),
+            ({"budget": 3}, "'resprune' has no option 'budget'"),
+            ({"seed_strategy": "received_attention"}, "no 'received_attention' signal"),
+            (0.5, "options is 0.5; give the method's options by name"),
+        ):
+            with pytest.raises(ResPruneError) as caught:
+                greedy(case.model, inputs, options=wrong)
+            assert message in str(caught.value)
+        with pytest.raises(ResPruneError, match="alpha is given twice"):
+            greedy(case.model, inputs, alpha=0.5, options={"alpha": 0.5})
+
+
+def test_a_method_without_alpha_refuses_it_by_name(case: Case) -> None:
+    config = PruningConfig.single(5, method="divprune")
+    inputs = case.one(0, [0])
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        with pytest.raises(ConfigError, match=r"'divprune' has no option 'alpha'\. It has none"):
+            greedy(case.model, inputs, alpha=0.5)
+        greedy(case.model, inputs)
+        assert attachment.last is not None
+        assert attachment.last.settings == [Setting.of("divprune", 5)]
+
+
+def test_budgets_may_have_other_methods_and_positions(case: Case) -> None:
+    table = [
+        Setting.of("resprune", 5),
+        Setting.of("visionzip", 6, positions="compact"),
+        Setting.of("resprune", {"energy": 0.3, "most": 12, "least": 2}),
+        Setting.of("unpruned", 1.0),
+    ]
+    config = PruningConfig.from_dict({"table": table, "default": 5})
+    inputs = case.inputs([0], [1, 2])
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        for policy in table:
+            found = logits(case, inputs, budget=policy.budget).logits
+            greedy(case.model, inputs, budget=policy.budget)
+            record = attachment.last
+            assert record is not None
+            assert record.policy == policy
+            assert record.pruned == (policy.method != "unpruned")
+            if policy.method == "visionzip":  # other positions, and features that are replaced
+                assert [len(kept) for kept in record.kept] == [6] * 3
+                assert record.next_positions is not None
+                lengths = [len(places) for places in record.kept_positions]
+                assert record.next_positions.tolist() == lengths
+                handle = PruningConfig.from_dict({"table": [policy], "default": 6})
+                attachment.detach()
+                with resprune.attach(case.model, case.processor, handle):
+                    assert torch.equal(logits(case, inputs).logits, found)
+                attachment = resprune.attach(case.model, case.processor, config)
+        attachment.detach()
+
+
+def test_an_energy_budget_follows_the_image(case: Case) -> None:
+    """As many as the energy left says, computed by projection in numpy."""
+    budget = resprune.Energy(energy=0.4, most=12, least=2)
+    config = PruningConfig.single(budget, alpha=0.0)
+    inputs = case.inputs([0], [1, 2], [3])
+    visual = case.backbone.encode(inputs)
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        greedy(case.model, inputs)
+        assert attachment.last is not None
+        orders, kept = attachment.last.order, attachment.last.kept
+    for image, order, keep in zip(visual, orders, kept, strict=True):
+        rows = image.tokens.double().numpy()
+        count = len(order)
+        assert sorted(order.tolist()) == keep.tolist()
+
+        def left(k: int, rows: Any = rows, order: Any = order) -> float:
+            basis, _ = np.linalg.qr(rows[order[:k].tolist()].T)
+            return float(((rows - rows @ basis @ basis.T) ** 2).sum() / (rows**2).sum())
+
+        assert 2 <= count <= 12
+        assert count == 12 or left(count) <= 0.4
+        assert count == 2 or left(count - 1) > 0.4
+
+
+def test_the_policy_that_does_nothing_passes_through(case: Case) -> None:
+    inputs = case.inputs([0], [1, 2])
+    expected, plain = greedy(case.model, inputs), logits(case, inputs).logits
+    config = PruningConfig.single(1.0, method="unpruned")
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        assert torch.equal(greedy(case.model, inputs), expected)
+        assert torch.equal(logits(case, inputs).logits, plain)
+        assert attachment.last is not None
+        assert not attachment.last.pruned
+
+
+def test_a_method_that_changes_the_image_is_refused(case: Case) -> None:
+    config = PruningConfig.single(5, method="downsample")
+    with pytest.raises(ConfigError, match=r"'downsample' changes the image.*resize.*resprune"):
+        resprune.attach(case.model, case.processor, config)
+    assert "generate" not in vars(case.model)
+    table = [ROWS[0], Setting.of("downsample", 6)]
+    config = PruningConfig.from_dict({"table": table, "default": 5})
+    with (
+        resprune.attach(case.model, case.processor, config),
+        pytest.raises(ConfigError, match="'downsample' changes the image"),
+    ):
+        greedy(case.model, case.one(0, [0]), budget=6)
+
+
+# -- adaptive policies -------------------------------------------------------------------------
+
+
+def predictor(losses: Sequence[float], strength: float) -> AlphaPredictor:
+    """Trust nothing, or let the count of nouns decide: few want the last arm, many the first."""
+    linear = {
+        "kind": "linear",
+        "pairs": [],
+        "weights": [[10.0, 0.0, -10.0]],
+        "bias": [-20.0, 0.0, 20.0],
+    }
+    return AlphaPredictor.from_dict(
+        {
+            "schema_version": 1,
+            "features": ["noun_count"],
+            "center": [0.0],
+            "scale": [1.0],
+            "low": [0.0],
+            "high": [9.0],
+            "alphas": [0.0, 0.5, 4.0],
+            "budgets": [
+                {"budget": 5, "mean_losses": list(losses), "strength": strength, "model": linear}
+            ],
+        }
+    )
+
+
+def adaptive(strength: float = 1.0) -> PruningConfig:
+    arms = [ROWS[0].with_options(alpha=alpha) for alpha in (0.0, 0.5, 4.0)]
+    policy = Adaptive(arms=arms, fallback=1)
+    return PruningConfig.from_dict(
+        {"table": [policy], "default": 5}, predictor=predictor([0.2, 0.1, 0.2], strength)
+    )
+
+
+def test_an_adaptive_policy_chooses_an_arm_for_each_prompt(case: Case) -> None:
+    """``weights`` above: one noun gives losses -10, 0, 10, three give 10, 0, -10."""
+    inputs = case.inputs([0], [1, 2])
+    config = adaptive()
+    assert isinstance(config.policy(), Adaptive)
+    query = ["Where is the cat?", "Is the dog left of the table on the street?"]
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        greedy(case.model, inputs, query=query)
+        record = attachment.last
+        assert record is not None
+        assert record.policy == config.policy()
+        assert [len(nouns) for nouns in record.nouns] == [1, 3]
+        assert [each.option("alpha") for each in record.settings] == [0.0, 4.0, 4.0]
+        orders = [order.tolist() for order in record.order]
+        greedy(case.model, inputs, query=query, options={"seed_strategy": "l2_norm"})
+        assert attachment.last is not None
+        fallback = ROWS[0].with_options(alpha=0.5, seed_strategy="l2_norm")
+        assert attachment.last.policy == fallback
+    for alpha, rows in ((0.0, [0]), (4.0, [1, 2])):
+        fixed = PruningConfig.from_dict({"table": [ROWS[0]], "default": 5})
+        with resprune.attach(case.model, case.processor, fixed) as attachment:
+            greedy(case.model, inputs, query=query, alpha=alpha)
+            assert attachment.last is not None
+            for row in rows:
+                assert attachment.last.order[row].tolist() == orders[row]
+
+
+def test_a_predictor_that_is_not_trusted_serves_the_fallback(case: Case) -> None:
+    with resprune.attach(case.model, case.processor, adaptive(strength=0.0)) as attachment:
+        greedy(case.model, case.inputs([0], [1, 2]))
+        assert attachment.last is not None
+        assert [each.option("alpha") for each in attachment.last.settings] == [0.5] * 3
+
+
+# -- what is read, and when --------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipeline_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the pipelines loaded from now on, none of which is remembered."""
+    loads: list[str] = []
+    load = pipelines.load.__wrapped__
+
+    @functools.lru_cache(maxsize=4)
+    def counted(name: str) -> Any:
+        loads.append(name)
+        return load(name)
+
+    monkeypatch.setattr(pipelines, "load", counted)
+    return loads
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "divprune"}, {"alpha": 0.0, "seed_strategy": "cls_attention"}]
+)
+def test_a_policy_that_reads_no_relevance_pays_for_no_nouns(
+    case: Case, pipeline_loads: list[str], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("the question was tagged")
+
+    config = PruningConfig.single(5, **options)
+    inputs = case.inputs([0], [1, 2])
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        resprune.attach(case.model, case.processor, config) as attachment,
+    ):
+        patch.setattr(NounExtractor, "spans", refuse)
+        greedy(case.model, inputs)
+        record = attachment.last
+        assert record is not None
+        assert record.questions == [q.partition("\n")[0] for q in QUESTIONS[:2]]
+        assert record.nouns == [[], []]
+        assert [len(kept) for kept in record.kept] == [5] * 3
+        assert pipeline_loads == []
+        patch.undo()
+        if "alpha" in options:  # a call may ask for more than the config
+            greedy(case.model, inputs, alpha=0.5)
+            assert attachment.last is not None
+            assert attachment.last.nouns[0] == ["color", "dog", "left"]
+
+
+def test_the_pipeline_is_loaded_in_attach(case: Case, pipeline_loads: list[str]) -> None:
+    table = [Setting.of("divprune", 4), ROWS[0]]
+    config = PruningConfig.from_dict({"table": table, "default": 4})
+    with resprune.attach(case.model, case.processor, config):
+        assert len(pipeline_loads) == 1
+        greedy(case.model, case.one(0, [0]), budget=5)
+        assert len(pipeline_loads) == 1
+
+
+@pytest.mark.parametrize("how", ["nested", "adaptive"])
+def test_a_device_is_not_waited_for_once_an_image(
+    case: Case, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What makes a GPU wait is asked as often for six images as for one.
+
+    The greedy itself is left out: on a CPU it takes another path. Features of an adaptive policy
+    are made on the CPU, from one copy of all the images' cosines.
+    """
+    from resprune.methods import resprune as module
+
+    config = PruningConfig.single(5) if how == "nested" else adaptive(strength=0.0)
+    watching = [False]
+    waits: Counter[str] = Counter()
+    copies: set[int] = set()
+    plan, order, context = Call._plan, module.greedy_order_batch, Prompt.context
+
+    def planned(*args: Any) -> Any:
+        watching[0] = True
+        try:
+            return plan(*args)
+        finally:
+            watching[0] = False
+
+    def ordered(*args: Any, **options: Any) -> Any:
+        watching[0] = False
+        try:
+            return order(*args, **options)
+        finally:
+            watching[0] = True
+
+    def read(prompt: Prompt, cosines: Tensor) -> Any:
+        copies.add(cosines.untyped_storage().data_ptr())
+        watching[0] = False
+        try:
+            return context(prompt, cosines)
+        finally:
+            watching[0] = True
+
+    def counts(inputs: dict[str, Any]) -> Counter[str]:
+        waits.clear()
+        copies.clear()
+        with resprune.attach(case.model, case.processor, config):
+            logits(case, inputs)
+        return +waits
+
+    monkeypatch.setattr(Call, "_plan", planned)
+    monkeypatch.setattr(module, "greedy_order_batch", ordered)
+    monkeypatch.setattr(Prompt, "context", read)
+    for name in ("item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "cpu"):
+        original = getattr(Tensor, name)
+
+        def counted(self: Tensor, *args: Any, original: Any = original, name: str = name) -> Any:
+            waits[name] += watching[0]
+            return original(self, *args)
+
+        monkeypatch.setattr(Tensor, name, counted)
+    one, six = case.one(0, [0]), case.inputs([0], [0], [0], [0, 1, 2])
+    single = counts(one)
+    assert single
+    assert counts(six) == single
+    assert len(copies) == (how == "adaptive")
+
+
+def test_a_method_that_keeps_too_few_is_refused(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote the method: the count is checked where plans are made."""
+    method = methods.get("divprune")
+    select = type(method).select
+
+    def fewer(self: Any, image: Any, k: int, options: Any) -> Any:
+        return select(self, image, k - 2, options)
+
+    monkeypatch.setattr(type(method), "select", fewer)
+    config = PruningConfig.single(5, method="divprune")
+    with (
+        resprune.attach(case.model, case.processor, config),
+        pytest.raises(ResPruneError, match=r"'divprune'.*exactly"),
+    ):
+        greedy(case.model, case.one(0, [0]))
+
+
+# -- attach's own arguments --------------------------------------------------------------------
+
+
+def test_a_budget_alone_takes_the_familys_defaults(case: Case) -> None:
+    inputs = case.inputs([0], [1, 2])
+    with resprune.attach(case.model, case.processor, budget=6) as attachment:
+        greedy(case.model, inputs)
+        assert attachment.last is not None
+        # ResPrune, arXiv 2603.21105, for LLaVA
+        paper = Setting.of("resprune", 6, alpha=0.75, seed_strategy="cls_attention")
+        assert attachment.last.settings == [paper] * 3
+    with resprune.attach(case.model, case.processor, budget=0.25) as attachment:
+        greedy(case.model, inputs)
+        assert attachment.last is not None
+        assert [len(kept) for kept in attachment.last.kept] == [4] * 3
+    for budget in (0, 1.5, "5"):
+        with pytest.raises(ResPruneError, match="budget"):
+            resprune.attach(case.model, case.processor, budget=budget)  # type: ignore[arg-type]
+    with pytest.raises(ResPruneError, match=r"pass a PruningConfig.*or a budget alone"):
+        resprune.attach(case.model, case.processor)
+
+
+def test_a_budget_beside_a_config_is_the_default_of_calls(case: Case) -> None:
+    inputs = case.one(0, [0])
+    with resprune.attach(case.model, case.processor, CONFIG, budget=0.5) as attachment:
+        greedy(case.model, inputs)
+        assert attachment.last is not None
+        assert attachment.last.policy == ROWS[1]
+        greedy(case.model, inputs, budget=5)
+        assert attachment.last.policy == ROWS[0]
+    assert CONFIG.policy() == ROWS[0]
+    with pytest.raises(ConfigError, match=r"budget 7 is not .* it lists 5, 0\.5, 99"):
+        resprune.attach(case.model, case.processor, CONFIG, budget=7)
+
+
+# -- the question ------------------------------------------------------------------------------
 
 
 def test_query_override(case: Case, handle: resprune.Attachment) -> None:

@@ -256,7 +256,7 @@ WRONG = {
     "method": (
         ("table", 0, "method"),
         "resprun",
-        ["table[0]: method", "'resprun'", "mean 'resprune'", "resprune.methods", "install"],
+        ["table[0]", "method 'resprun'", "mean 'resprune'", "'resprune.methods'", "installed"],
     ),
     "method number": (("table", 0, "method"), 7, ["method", "string", "7"]),
     "another's option": (
