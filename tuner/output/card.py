@@ -33,18 +33,22 @@ def render_card(results: Results) -> str:
     """
     rows, scale = rows_frame(results), Scale.of(results)
     base = results.model.id
-    return environment(markdown=True).get_template("card.md.j2").render(
-        results=results,
-        scale=scale,
-        name=study_name(results),
-        study=lambda *keys: study_value(results, *keys),
-        meanings=METRICS,
-        hub_id=Markup(base) if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else None,
-        headline=headline(results),
-        answer=answer(results, rows),
-        exported=list(rows[rows.exported].itertuples()),
-        report=list(rows[rows.split == "report"].itertuples()),
-        fallbacks=[arms_text(row.policy)[1][row.policy.fallback] for row in results.adaptive],
-        duration=duration,
-        difference=lambda one: f"{scale.difference(one)}, {verdict(one)}" if one else "-",
+    return (
+        environment(markdown=True)
+        .get_template("card.md.j2")
+        .render(
+            results=results,
+            scale=scale,
+            name=study_name(results),
+            study=lambda *keys: study_value(results, *keys),
+            meanings=METRICS,
+            hub_id=Markup(base) if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else None,
+            headline=headline(results),
+            answer=answer(results, rows),
+            exported=list(rows[rows.exported].itertuples()),
+            report=list(rows[rows.split == "report"].itertuples()),
+            fallbacks=[arms_text(row.policy)[1][row.policy.fallback] for row in results.adaptive],
+            duration=duration,
+            difference=lambda one: f"{scale.difference(one)}, {verdict(one)}" if one else "-",
+        )
     )

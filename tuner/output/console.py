@@ -105,7 +105,10 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
     for row in shown.itertuples():
         differences = ("", "")
         if row.exported:
-            differences = (scale.difference(row.versus_unpruned), scale.difference(row.versus_paper))
+            differences = (
+                scale.difference(row.versus_unpruned),
+                scale.difference(row.versus_paper),
+            )
         kept = f"{row.tokens or ''}{' *' if row.recommended else ''}"
         table.add_row(kept, scale.interval(row), *differences, escape(row.setting))
     console.print(table)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import resprune
 from resprune.budget import Count
 from tuner.output.card import render_card
 from tuner.output.export import build_config
@@ -37,7 +38,10 @@ def test_every_score_of_the_report_split_is_there(results_data):
 
 def test_the_first_sentence_is_the_answer(results_data):
     card, _ = card_of(results_data)
-    assert "**Keep 11 of 196 visual tokens (5.6 %): resprune, alpha 0.25, seed cls\\_attention.**" in card
+    assert (
+        "**Keep 11 of 196 visual tokens (5.6 %): resprune, alpha 0.25, seed cls\\_attention.**"
+        in card
+    )
     assert "On 1,000 samples that the study had not used, this scores 77.0 %" in card
 
 
@@ -79,7 +83,7 @@ def test_its_lines_of_python_run(results_data, tmp_path, monkeypatch):
         def generate(self, **options):
             called["generate"] = options
 
-    monkeypatch.setattr("resprune.attachment.attach", Attached)
+    monkeypatch.setitem(vars(resprune), "attach", Attached)
     names = {"model": Model(), "processor": "p", "inputs": {"input_ids": 1}}
     exec(code.replace("THIS_FOLDER", str(tmp_path)), names)
     assert called["attach"][2].default == Count(count=11)

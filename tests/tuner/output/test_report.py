@@ -298,8 +298,19 @@ def test_kept_tokens_are_holes_in_the_fading(results_data):
 
 @pytest.mark.parametrize(
     "empty",
-    ["examples", "adaptive", "curves", "importances", "feature_weights", "notes", "groups"]
-    + ["trials", "baselines", "chosen", "report"],
+    [
+        "examples",
+        "adaptive",
+        "curves",
+        "importances",
+        "feature_weights",
+        "notes",
+        "groups",
+        "trials",
+        "baselines",
+        "chosen",
+        "report",
+    ],
 )
 def test_a_part_that_is_missing_is_left_out(results_data, empty):
     results_data[empty] = type(results_data[empty])()

@@ -166,7 +166,13 @@ def gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
     adaptive = KINDS["adaptive"]
     data = []
     for label, color, symbol, shift, found in (
-        ("by prompt", adaptive.color, adaptive.symbol, 0.14, [r.adaptive_minus_fixed for r in rows]),
+        (
+            "by prompt",
+            adaptive.color,
+            adaptive.symbol,
+            0.14,
+            [r.adaptive_minus_fixed for r in rows],
+        ),
         ("best arm of each group", GROUP, "hexagon", -0.14, [r.group_minus_fixed for r in rows]),
     ):
         data.append(
@@ -194,13 +200,13 @@ def arms(row: AdaptiveRow) -> Figure:
     """Draw how often the predictor chose each arm at one budget; the fallback in blue."""
     word, names = arms_text(row.policy)
     total = sum(row.chosen) or 1
-    kinds = ["adaptive"] * len(names)
-    kinds[row.policy.fallback] = "tuned"
+    colors = [KINDS["adaptive"].color] * len(names)
+    colors[row.policy.fallback] = KINDS["tuned"].color
     bars = {
         "type": "bar",
         "x": [safe(name) for name in names],
         "y": [100 * count / total for count in row.chosen],
-        "marker": {"color": [KINDS[kind].color for kind in kinds]},
+        "marker": {"color": colors},
         "hovertemplate": f"{safe(word)} %{{x}}: %{{y:.1f}} % of prompts<extra></extra>",
     }
     x = _title(safe(word)) | {"type": "category", "showgrid": False}

@@ -61,43 +61,47 @@ def render_page(results: Results, study_toml: str | None) -> str:
 
     report = rows[rows.split == "report"]
     shares = _feature_shares(results)
-    return environment().get_template("report/report.html.j2").render(
-        results=results,
-        scale=scale,
-        kinds=KINDS,
-        metric=study_value(results, "task", "metric"),
-        meanings=METRICS,
-        task=study_value(results, "task", "name"),
-        seed=study_value(results, "study", "seed"),
-        name=study_name(results),
-        study_text=study_toml or json.dumps(results.study, indent=2, ensure_ascii=False),
-        headline=headline(results),
-        answer=answer(results, rows),
-        exported=list(rows[rows.exported].itertuples()),
-        report=list(report.itertuples()),
-        tune=list(rows[rows.split == "tune"].itertuples()),
-        pareto=figures.pareto(results, rows, scale),
-        pareto_says=_pareto(report),
-        curves=_curves(results, scale),
-        adaptive_says=_adaptive(results.adaptive, scale),
-        gains=figures.gains(results.adaptive, scale),
-        arms=[(f"{row.tokens} tokens", figures.arms(row)) for row in results.adaptive],
-        fallbacks=[arms_text(row.policy)[1][row.policy.fallback] for row in results.adaptive],
-        group_color=figures.GROUP,
-        weights=figures.bars(shares, "adaptive") if shares else None,
-        features={option_word(n): FEATURES[n] for n in shares if n in FEATURES},
-        groups=_groups(results, report),
-        groups_say=_groups_say(report, scale),
-        examples=[_example(results, example) for example in results.examples],
-        examples_say=_examples(results),
-        importances={m: figures.bars(s, "tuned") for m, s in results.importances.items() if s},
-        importances_say=_importances(results),
-        share=share,
-        duration=duration,
-        verdict=verdict,
-        figure=figure,
-        drawn=drawn,
-        plotly=Markup(get_plotlyjs()),
+    return (
+        environment()
+        .get_template("report/report.html.j2")
+        .render(
+            results=results,
+            scale=scale,
+            kinds=KINDS,
+            metric=study_value(results, "task", "metric"),
+            meanings=METRICS,
+            task=study_value(results, "task", "name"),
+            seed=study_value(results, "study", "seed"),
+            name=study_name(results),
+            study_text=study_toml or json.dumps(results.study, indent=2, ensure_ascii=False),
+            headline=headline(results),
+            answer=answer(results, rows),
+            exported=list(rows[rows.exported].itertuples()),
+            report=list(report.itertuples()),
+            tune=list(rows[rows.split == "tune"].itertuples()),
+            pareto=figures.pareto(results, rows, scale),
+            pareto_says=_pareto(report),
+            curves=_curves(results, scale),
+            adaptive_says=_adaptive(results.adaptive, scale),
+            gains=figures.gains(results.adaptive, scale),
+            arms=[(f"{row.tokens} tokens", figures.arms(row)) for row in results.adaptive],
+            fallbacks=[arms_text(row.policy)[1][row.policy.fallback] for row in results.adaptive],
+            group_color=figures.GROUP,
+            weights=figures.bars(shares, "adaptive") if shares else None,
+            features={option_word(n): FEATURES[n] for n in shares if n in FEATURES},
+            groups=_groups(results, report),
+            groups_say=_groups_say(report, scale),
+            examples=[_example(results, example) for example in results.examples],
+            examples_say=_examples(results),
+            importances={m: figures.bars(s, "tuned") for m, s in results.importances.items() if s},
+            importances_say=_importances(results),
+            share=share,
+            duration=duration,
+            verdict=verdict,
+            figure=figure,
+            drawn=drawn,
+            plotly=Markup(get_plotlyjs()),
+        )
     )
 
 
@@ -134,7 +138,9 @@ def _adaptive(rows: list[AdaptiveRow], scale: Scale) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
         gain = row.adaptive_minus_fixed
-        said.setdefault(verdict(gain), []).append(f"{row.tokens} tokens ({scale.signed(gain.mean)})")
+        said.setdefault(verdict(gain), []).append(
+            f"{row.tokens} tokens ({scale.signed(gain.mean)})"
+        )
     verbs = {"better": "gains", "worse": "loses", "within noise": "makes no sure difference"}
     parts = [f"{verb} at {listed(said[word])}" for word, verb in verbs.items() if word in said]
     return f"Choosing for each prompt {'; it '.join(parts)}."
