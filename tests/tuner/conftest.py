@@ -105,7 +105,7 @@ def synthetic_results():
         )
     for number in range(15):
         budget = BUDGETS[number % 3]
-        other = Setting.of("visionzip", budget, contextual_share=round(rng.uniform(0, 0.5), 2))
+        other = Setting.of("visionzip", budget, contextual=round(rng.uniform(0, 0.5), 2))
         for setting, loss in ((other, 0.07), (Setting.of("divprune", budget), 0.05)):
             value = max(LAW[budget]) - loss + rng.gauss(0, 0.006)
             trials.append(
@@ -141,7 +141,7 @@ def synthetic_results():
             ("alpha-0", ours(budget, 0.0), LAW[budget][0]),
             ("paper-default", ours(budget, 0.75), paper),
             ("rival", Setting.of("divprune", budget), best - 0.05),
-            ("rival", Setting.of("visionzip", budget, contextual_share=0.2), best - 0.07),
+            ("rival", Setting.of("visionzip", budget, contextual=0.2), best - 0.07),
             ("tuned", ours(budget, fixed), best),
             ("adaptive", arms, best + gain),
         ):
@@ -204,7 +204,7 @@ def synthetic_results():
         "baselines": baselines,
         "importances": {
             "resprune": {"budget": 0.81, "alpha": 0.16, "seed_strategy": 0.03},
-            "visionzip": {"budget": 0.92, "contextual_share": 0.08},
+            "visionzip": {"budget": 0.92, "contextual": 0.08},
             "divprune": {},
         },
         "curves": curves,

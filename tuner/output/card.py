@@ -8,17 +8,7 @@ from markupsafe import Markup
 
 from tuner.output.frame import rows_frame
 from tuner.output.templates import environment
-from tuner.output.wording import (
-    METRICS,
-    Scale,
-    answer,
-    arms_text,
-    duration,
-    headline,
-    study_name,
-    study_value,
-    verdict,
-)
+from tuner.output.wording import Scale, answer, headline, study_value, verdict
 from tuner.results.schema import Results
 
 
@@ -39,16 +29,12 @@ def render_card(results: Results) -> str:
         .render(
             results=results,
             scale=scale,
-            name=study_name(results),
             study=lambda *keys: study_value(results, *keys),
-            meanings=METRICS,
             hub_id=Markup(base) if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else None,
             headline=headline(results),
             answer=answer(results, rows),
             exported=list(rows[rows.exported].itertuples()),
             report=list(rows[rows.split == "report"].itertuples()),
-            fallbacks=[arms_text(row.policy)[1][row.policy.fallback] for row in results.adaptive],
-            duration=duration,
             difference=lambda one: f"{scale.difference(one)}, {verdict(one)}" if one else "-",
         )
     )

@@ -1,4 +1,4 @@
-"""The rows of the results as one table, which the report, the card and the console are made from."""
+"""The rows of the results as one table: what report, card and console are made from."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tuner.output.wording import METRICS, duration, share, verdict
+
 
 def environment(*, markdown: bool = False) -> Environment:
     """Return the environment of the HTML templates, or that of the Markdown ones."""
@@ -20,6 +22,7 @@ def environment(*, markdown: bool = False) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.globals.update(share=share, duration=duration, verdict=verdict, meanings=METRICS)
     found.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return found
 

@@ -130,11 +130,6 @@ def study_value(results: Results, *keys: str) -> Any:
     return value
 
 
-def study_name(results: Results) -> str:
-    """Return the study's name."""
-    return str(study_value(results, "study", "name") or "study")
-
-
 def kept_text(
     budget: Count | Ratio | Energy, tokens: int | None, total: int | None, noun: str = ""
 ) -> str:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import resprune
 from resprune.budget import Count
 from tuner.output.card import render_card
 from tuner.output.export import build_config
@@ -82,7 +83,7 @@ def test_its_lines_of_python_run(results_data, tmp_path, monkeypatch):
         def generate(self, **options):
             called["generate"] = options
 
-    monkeypatch.setattr("resprune.attachment.attach", Attached)
+    monkeypatch.setitem(vars(resprune), "attach", Attached)
     names = {"model": Model(), "processor": "p", "inputs": {"input_ids": 1}}
     exec(code.replace("THIS_FOLDER", str(tmp_path)), names)
     assert called["attach"][2].default == Count(count=11)

@@ -9,27 +9,11 @@ from pathlib import Path
 
 from resprune.errors import StudyError
 from resprune.files import write_text
+from tuner.output.report.page import render
 from tuner.results.schema import Results
 from tuner.study import STUDY_FILE
 
 REPORT_FILE = "report.html"
-
-__all__ = ["REPORT_FILE", "render", "write_report"]
-
-
-def render(results: Results, study_toml: str | None = None) -> str:
-    """Return the report of a study as one HTML page.
-
-    Args:
-        results: What the study found.
-        study_toml: The study file to show; None shows the results' own copy of it.
-
-    Returns:
-        The page.
-    """
-    from tuner.output.report.page import render_page
-
-    return render_page(results, study_toml)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -51,10 +35,9 @@ def write_report(run_dir: Path) -> Path:
         study_toml = (run_dir / STUDY_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):  # shown for convenience; the results hold a copy
         study_toml = None
-    page = render(results, study_toml)
     path = run_dir / REPORT_FILE
     try:
-        write_text(path, page)
+        write_text(path, render(results, study_toml))
     except OSError as error:
         raise StudyError(f"{path}: cannot be written ({error.strerror})") from error
     return path

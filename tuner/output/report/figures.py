@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,26 @@ from tuner.results.rows import KINDS, RowKind
 from tuner.results.schema import AdaptiveRow, Curve, Interval, Results, TrialResult
 
 Figure = dict[str, Any]
-INK, FAINT, GRID = "#1f2933", "#c3ccd6", "#e6eaef"
 GROUP = "#e69f00"  # the best arm of each kind of question: a bound, not a kind of row
+_INK, _FAINT = "#1f2933", "#c3ccd6"
+_AXIS = {"gridcolor": "#e6eaef", "linecolor": _FAINT, "tickcolor": _FAINT, "ticks": "outside"}
+_AXIS |= {"zeroline": False, "automargin": True, "fixedrange": True}  # scrolling does not zoom
+_AXIS |= {"title": {"font": {"size": 13}, "standoff": 8}}
+_LOOK = {
+    "font": {"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13, "color": _INK},
+    "margin": {"l": 8, "r": 12, "t": 10, "b": 8},
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "showlegend": False,
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": _INK}, "align": "left"},
+    "dragmode": False,
+    "xaxis": _AXIS,
+    "yaxis": _AXIS,
+}
 _SPREAD = 0.03  # trials at one budget are drawn up to 3 % to either side
 _ASIDE = 1.03  # and kinds of rows this factor apart
-# rivals share a colour, lines of a figure are of one kind: told apart by symbol and dash
+# rivals share a colour, and the lines of a figure a kind: told apart by symbol and dash
 _RIVALS = ("cross", "hexagon", "pentagon", "bowtie", "hourglass", "star-square", "hexagram")
 _LINES = (
     ("#0072b2", "solid", "circle"),
@@ -39,27 +54,6 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def layout(height: int, **options: Any) -> dict[str, Any]:
-    """Return the layout that all figures share."""
-    axis = {"gridcolor": GRID, "linecolor": FAINT, "zeroline": False, "automargin": True}
-    axis |= {"fixedrange": True, "ticks": "outside", "tickcolor": FAINT}  # scrolling zooms not
-    font = {"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13, "color": INK}
-    shared: dict[str, Any] = {
-        "height": height,
-        "margin": {"l": 8, "r": 12, "t": 10, "b": 8},
-        "font": font,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": False,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": INK}, "align": "left"},
-        "dragmode": False,
-    }
-    for key, value in options.items():
-        shared[key] = {**axis, **value} if key in ("xaxis", "yaxis") else value
-    return shared
-
-
 def front(trials: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the trials that no other beats, fewest tokens first (the Pareto front)."""
     best: list[TrialResult] = []
@@ -73,56 +67,43 @@ def pareto(results: Results, rows: pd.DataFrame, scale: Scale) -> Figure:
     """Draw score against visual tokens: trials, their front, and the report split."""
     trials, best = results.trials, front(results.trials)
     spread = np.random.default_rng(0).uniform(1 - _SPREAD, 1 + _SPREAD, len(trials))
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "Trial, tune split",
-            "x": [t.tokens * s for t, s in zip(trials, spread, strict=True)],
-            "y": [t.score * scale.factor for t in trials],
-            "text": [safe(f"trial {t.number}: {policy_text(t.setting)}") for t in trials],
-            "hovertemplate": _hover(scale),
-            "marker": {"color": FAINT, "size": 6},
-        },
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Best trials (the front)",
-            "x": [t.tokens for t in best],
-            "y": [t.score * scale.factor for t in best],
-            "line": {"color": "#9aa9b8", "width": 2},
-            "hoverinfo": "skip",
-        },
-    ]
+    dots = _scatter(
+        "Trial, tune split",
+        [trial.tokens * aside for trial, aside in zip(trials, spread, strict=True)],
+        [trial.score * scale.factor for trial in trials],
+        [f"trial {trial.number}: {policy_text(trial.setting)}" for trial in trials],
+        _hover(scale),
+        marker={"color": _FAINT, "size": 6},
+    )
+    x, y = [t.tokens for t in best], [t.score * scale.factor for t in best]
+    line = _scatter("Best trials (the front)", x, y, mode="lines", hoverinfo="skip")
+    data = [dots, line | {"line": {"color": "#9aa9b8", "width": 2}}]
     shown = rows[(rows.split == "report") & (rows.tokens > 0)]
-    kinds = ("random", "paper-default", "rival", "tuned", "adaptive")
     series = [
         points
-        for kind in kinds
+        for kind in ("random", "paper-default", "rival", "tuned", "adaptive")
         for _, points in shown[shown.kind == kind].groupby("label", sort=False)
     ]
     rivals = itertools.cycle(_RIVALS)
     for i, points in enumerate(series):  # side by side where they keep as many tokens
         trace = _points(points, scale, _ASIDE ** (i - (len(series) - 1) / 2))
-        kind = points.kind.iloc[0]
+        kind, color = points.kind.iloc[0], points.color.iloc[0]
         if kind == "rival":
             trace["marker"]["symbol"] = next(rivals)
         if kind in ("random", "paper-default"):
-            line = {"color": points.color.iloc[0], "width": 1, "dash": "dot"}
-            trace |= {"mode": "lines+markers", "line": line}
+            trace |= {"mode": "lines+markers", "line": {"color": color, "width": 1, "dash": "dot"}}
         data.append(trace)
     whole = shown[shown.kind == "unpruned"]
     shapes = []
     if len(whole):
         data.append(_points(whole, scale))
-        y, line = data[-1]["y"][0], {"color": KINDS["unpruned"].color, "width": 1, "dash": "dash"}
-        shapes.append(_line(line, xref="paper", x0=0, x1=1, y0=y, y1=y))
+        look = {"color": KINDS["unpruned"].color, "width": 1, "dash": "dash"}
+        shapes.append(_rule(look, xref="paper", x0=0, x1=1, y0=data[-1]["y"][0]))
     # one tick a budget; counts of single trials would be too many where they follow the image
-    ticks = sorted({*map(int, shown[shown.exported].tokens), *map(int, whole.tokens)})
-    x = {"type": "log", "tickvals": ticks, "ticktext": [str(t) for t in ticks]}
-    x |= _title("visual tokens kept per image (log scale)")
-    look = layout(460, xaxis=x, yaxis=_score_axis(scale), shapes=shapes, showlegend=True)
-    return {"data": data, "layout": look}
+    ticks = sorted({int(n) for n in (*shown[shown.exported].tokens, *whole.tokens)})
+    x_axis = {"type": "log", "tickvals": ticks, "ticktext": [str(n) for n in ticks]}
+    x_axis |= _title("visual tokens kept per image (log scale)")
+    return _figure(460, data, x_axis, _score_axis(scale), shapes=shapes, showlegend=True)
 
 
 def curves(results: Results, scale: Scale, option: str, split: str) -> list[tuple[str, Figure]]:
@@ -132,30 +113,26 @@ def curves(results: Results, scale: Scale, option: str, split: str) -> list[tupl
     values = sorted({value for curve in here for value in curve.values})
     scores = [score * scale.factor for curve in here for score in curve.scores]
     room = 0.06 * (max(scores) - min(scores)) + 1e-9
-    x = {"tickvals": list(range(len(values))), "ticktext": [f"{value:g}" for value in values]}
-    x |= _title(option_word(option))
-    y = _score_axis(scale) | {"range": [min(scores) - room, max(scores) + room]}
-    paper = [r.policy for r in results.report if r.kind == "paper-default"]
+    x_axis = {"tickvals": list(range(len(values))), "ticktext": [f"{v:g}" for v in values]}
+    y_axis = _score_axis(scale) | {"range": [min(scores) - room, max(scores) + room]}
     marks: list[tuple[RowKind, Setting]] = [("tuned", c.setting) for c in results.chosen]
-    marks += [("paper-default", fixed(policy)) for policy in paper]
+    marks += [(r.kind, fixed(r.policy)) for r in results.report if r.kind == "paper-default"]
     found = []
     for first in sorted({c.setting.budget: c for c in here}.values(), key=lambda c: -c.tokens):
         budget = first.setting.budget
         lines = [c for c in here if c.setting.budget == budget]
-        methods = {c.setting.method for c in lines}
         shapes = []
         for kind, setting in marks:
-            value = setting.option(option)
-            if setting.budget == budget and setting.method in methods and value is not None:
-                at = float(np.interp(value, values, range(len(values))))
-                line = {"color": KINDS[kind].color, "width": 2, "dash": "dot"}
-                shapes.append(_line(line, yref="paper", x0=at, x1=at, y0=0, y1=1))
+            if setting.budget == budget and setting.method in {c.setting.method for c in lines}:
+                at = float(np.interp(setting.option(option), values, range(len(values))))
+                look = {"color": KINDS[kind].color, "width": 2, "dash": "dot"}
+                shapes.append(_rule(look, yref="paper", x0=at, y0=0, y1=1))
         data = [_curve(c, names, values, scale) for c in lines]
-        look = layout(300, xaxis=x, yaxis=y, shapes=shapes, showlegend=len(names) > 1)
+        axes = x_axis | _title(option_word(option)), y_axis
         caption = kept_text(budget, first.tokens, results.model.visual_tokens)
-        if len(names) == 1:
-            caption += f": {names[0]}"
-        found.append((caption, {"data": data, "layout": look}))
+        caption += f": {names[0]}" if len(names) == 1 else ""
+        figure = _figure(300, data, *axes, shapes=shapes, showlegend=len(names) > 1)
+        found.append((caption, figure))
     return found
 
 
@@ -163,55 +140,35 @@ def gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
     """Draw differences from the best fixed arm with their intervals, a line a budget."""
     places = list(range(len(rows)))[::-1]
     names = [f"{row.tokens} tokens" for row in rows]
-    adaptive = KINDS["adaptive"]
-    data = []
+    look, data = KINDS["adaptive"], []
     for label, color, symbol, shift, found in (
-        (
-            "by prompt",
-            adaptive.color,
-            adaptive.symbol,
-            0.14,
-            [r.adaptive_minus_fixed for r in rows],
-        ),
+        ("by prompt", look.color, look.symbol, 0.14, [r.adaptive_minus_fixed for r in rows]),
         ("best arm of each group", GROUP, "hexagon", -0.14, [r.group_minus_fixed for r in rows]),
     ):
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": label,
-                "x": [g.mean * scale.factor for g in found],
-                "y": [place + shift for place in places],
-                "error_x": _error(found, scale, color),
-                "marker": {"color": color, "symbol": symbol, "size": 11},
-                "text": names,
-                "hovertemplate": _hover(scale, axis="x:+"),
-            }
-        )
-    x = _title(f"{'points' if scale.percent else 'score'} above the best fixed arm")
-    y = {"tickvals": places, "ticktext": names, "range": [-0.6, len(rows) - 0.4]}
-    zero = _line({"color": KINDS["tuned"].color, "width": 2}, yref="paper", x0=0, x1=0, y0=0, y1=1)
+        x = [gain.mean * scale.factor for gain in found]
+        y = [place + shift for place in places]
+        trace = _scatter(label, x, y, names, _hover(scale, "x:+"))
+        trace["marker"] = {"color": color, "symbol": symbol, "size": 11}
+        data.append(trace | {"error_x": _error(found, scale, color)})
+    x_axis = _title(f"{'points' if scale.percent else 'score'} above the best fixed arm")
+    y_axis = {"tickvals": places, "ticktext": names, "range": [-0.6, len(rows) - 0.4]}
+    zero = _rule({"color": KINDS["tuned"].color, "width": 2}, yref="paper", x0=0, y0=0, y1=1)
     height = 120 + 62 * len(rows)
-    look = layout(height, xaxis=x, yaxis={**y, "showgrid": False}, shapes=[zero], showlegend=True)
-    return {"data": data, "layout": look}
+    return _figure(height, data, x_axis, y_axis, shapes=[zero], showlegend=True)
 
 
 def arms(row: AdaptiveRow) -> Figure:
     """Draw how often the predictor chose each arm at one budget; the fallback in blue."""
     word, names = arms_text(row.policy)
     total = sum(row.chosen) or 1
-    kinds = ["adaptive"] * len(names)
-    kinds[row.policy.fallback] = "tuned"
-    bars = {
-        "type": "bar",
-        "x": [safe(name) for name in names],
-        "y": [100 * count / total for count in row.chosen],
-        "marker": {"color": [KINDS[kind].color for kind in kinds]},
-        "hovertemplate": f"{safe(word)} %{{x}}: %{{y:.1f}} % of prompts<extra></extra>",
-    }
-    x = _title(safe(word)) | {"type": "category", "showgrid": False}
-    y = _title("% of prompts") | {"rangemode": "tozero"}
-    return {"data": [bars], "layout": layout(240, xaxis=x, yaxis=y, bargap=0.25)}
+    colors = [KINDS["adaptive"].color] * len(names)
+    colors[row.policy.fallback] = KINDS["tuned"].color
+    bars = {"type": "bar", "x": [safe(name) for name in names], "marker": {"color": colors}}
+    bars["y"] = [100 * count / total for count in row.chosen]
+    bars["hovertemplate"] = f"{safe(word)} %{{x}}: %{{y:.1f}} % of prompts<extra></extra>"
+    x_axis = _title(safe(word)) | {"type": "category", "showgrid": False}
+    y_axis = _title("% of prompts") | {"rangemode": "tozero"}
+    return _figure(240, [bars], x_axis, y_axis, bargap=0.25)
 
 
 def bars(shares: Mapping[str, float], kind: RowKind) -> Figure:
@@ -228,43 +185,50 @@ def bars(shares: Mapping[str, float], kind: RowKind) -> Figure:
         "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
     }
-    most = 100 * max(shares.values(), default=0.0) or 1.0
-    x = _title("%") | {"range": [0, most * 1.15]}
-    look = layout(70 + 30 * len(names), xaxis=x, yaxis={"showgrid": False}, bargap=0.35)
-    return {"data": [data], "layout": look}
+    x_axis = _title("%") | {"range": [0, 115 * (max(shares.values()) or 1.0)]}
+    return _figure(70 + 30 * len(names), [data], x_axis, {"showgrid": False}, bargap=0.35)
+
+
+def _figure(height: int, data: list[Figure], x: Figure, y: Figure, **options: Any) -> Figure:
+    look = {"template": {"layout": _LOOK}, "height": height, "xaxis": x, "yaxis": y}
+    return {"data": data, "layout": look | options}
+
+
+def _scatter(
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    texts: Iterable[str] = (),
+    hover: str = "",
+    **options: Any,
+) -> Figure:
+    trace = {"type": "scatter", "mode": "markers", "name": safe(name), "x": x, "y": y}
+    trace |= {"text": [safe(text) for text in texts], "hovertemplate": hover}
+    return trace | options
 
 
 def _curve(curve: Curve, names: Sequence[str], values: Sequence[float], scale: Scale) -> Figure:
     name = policy_text(curve.setting, without=curve.option)
     color, dash, symbol = _LINES[names.index(name) % len(_LINES)]
+    x = [values.index(value) for value in curve.values]
+    y = [score * scale.factor for score in curve.scores]
+    texts = [f"{option_word(curve.option)} {value:g}" for value in curve.values]
+    trace = _scatter(name, x, y, texts, _hover(scale), mode="lines+markers")
+    trace["line"] = {"color": color, "dash": dash, "width": 2}
+    trace["marker"] = {"color": color, "symbol": symbol, "size": 7}
     errors = [error * scale.factor for error in curve.standard_errors]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": safe(name),
-        "x": [values.index(value) for value in curve.values],
-        "y": [score * scale.factor for score in curve.scores],
-        "error_y": {"type": "data", "array": errors, "color": color, "thickness": 1, "width": 2},
-        "line": {"color": color, "dash": dash, "width": 2},
-        "marker": {"color": color, "symbol": symbol, "size": 7},
-        "text": [f"{safe(option_word(curve.option))} {value:g}" for value in curve.values],
-        "hovertemplate": _hover(scale),
-    }
+    error = {"type": "data", "array": errors, "color": color, "thickness": 1, "width": 2}
+    return trace | {"error_y": error}
 
 
-def _points(points: pd.DataFrame, scale: Scale, aside: float = 1.0) -> dict[str, Any]:
+def _points(points: pd.DataFrame, scale: Scale, aside: float = 1.0) -> Figure:
     first = points.iloc[0]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": safe(first.label),
-        "x": [tokens * aside for tokens in points.tokens],
-        "y": [mean * scale.factor for mean in points["mean"]],
-        "error_y": _error(list(points.itertuples()), scale, first.color),
-        "marker": {"color": first.color, "symbol": first.symbol, "size": 10},
-        "text": [safe(f"{row.kept}: {row.setting}") for row in points.itertuples()],
-        "hovertemplate": _hover(scale),
-    }
+    x = [tokens * aside for tokens in points.tokens]
+    y = [mean * scale.factor for mean in points["mean"]]
+    texts = [f"{row.kept}: {row.setting}" for row in points.itertuples()]
+    trace = _scatter(first.label, x, y, texts, _hover(scale))
+    trace["marker"] = {"color": first.color, "symbol": first.symbol, "size": 10}
+    return trace | {"error_y": _error(list(points.itertuples()), scale, first.color)}
 
 
 def _hover(scale: Scale, axis: str = "y:") -> str:
@@ -272,25 +236,21 @@ def _hover(scale: Scale, axis: str = "y:") -> str:
     return f"%{{text}}<br>score %{{{axis}{digits}}}<extra>%{{fullData.name}}</extra>"
 
 
-def _line(line: dict[str, Any], **ends: Any) -> dict[str, Any]:
+def _rule(line: Figure, *, x0: float, y0: float, **ends: Any) -> Figure:
+    ends = {"x0": x0, "x1": x0, "y0": y0, "y1": y0} | ends
     return {"type": "line", "layer": "below", "line": line, **ends}
 
 
-def _title(text: str) -> dict[str, Any]:
-    return {"title": {"text": text, "font": {"size": 13}, "standoff": 8}}
+def _title(text: str) -> Figure:
+    return {"title": {"text": text}}
 
 
-def _score_axis(scale: Scale) -> dict[str, Any]:
+def _score_axis(scale: Scale) -> Figure:
     return _title("score, %" if scale.percent else "score")
 
 
-def _error(intervals: Sequence[Interval], scale: Scale, color: str) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [(i.high - i.mean) * scale.factor for i in intervals],
-        "arrayminus": [(i.mean - i.low) * scale.factor for i in intervals],
-        "color": color,
-        "thickness": 1.5,
-        "width": 4,
-    }
+def _error(intervals: Sequence[Interval], scale: Scale, color: str) -> Figure:
+    up = [(i.high - i.mean) * scale.factor for i in intervals]
+    down = [(i.mean - i.low) * scale.factor for i in intervals]
+    look = {"type": "data", "symmetric": False, "color": color, "thickness": 1.5, "width": 4}
+    return look | {"array": up, "arrayminus": down}

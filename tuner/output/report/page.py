@@ -15,18 +15,15 @@ from tuner.output.report.drawing import drawing
 from tuner.output.report.figures import Figure
 from tuner.output.templates import environment
 from tuner.output.wording import (
-    METRICS,
     Scale,
     answer,
     arms_text,
-    duration,
     headline,
     listed,
     option_word,
     policy_text,
     searched_options,
     share,
-    study_name,
     study_value,
     verdict,
 )
@@ -36,7 +33,7 @@ from tuner.results.schema import AdaptiveRow, KeptExample, Results
 _FEATURES = 12  # shown, of those the predictor reads
 
 
-def render_page(results: Results, study_toml: str | None) -> str:
+def render(results: Results, study_toml: str | None = None) -> str:
     """Return the report of a study as one HTML page that loads nothing.
 
     Args:
@@ -68,11 +65,7 @@ def render_page(results: Results, study_toml: str | None) -> str:
             results=results,
             scale=scale,
             kinds=KINDS,
-            metric=study_value(results, "task", "metric"),
-            meanings=METRICS,
-            task=study_value(results, "task", "name"),
-            seed=study_value(results, "study", "seed"),
-            name=study_name(results),
+            study=lambda *keys: study_value(results, *keys),
             study_text=study_toml or json.dumps(results.study, indent=2, ensure_ascii=False),
             headline=headline(results),
             answer=answer(results, rows),
@@ -92,12 +85,9 @@ def render_page(results: Results, study_toml: str | None) -> str:
             groups=_groups(results, report),
             groups_say=_groups_say(report, scale),
             examples=[_example(results, example) for example in results.examples],
-            examples_say=_examples(results),
-            importances={m: figures.bars(s, "tuned") for m, s in results.importances.items() if s},
-            importances_say=_importances(results),
-            share=share,
-            duration=duration,
-            verdict=verdict,
+            importances=[
+                (m, figures.bars(s, "tuned")) for m, s in results.importances.items() if s
+            ],
             figure=figure,
             drawn=drawn,
             plotly=Markup(get_plotlyjs()),
@@ -179,9 +169,6 @@ def _groups_say(report: pd.DataFrame, scale: Scale) -> str:
         if group in whole.by_group
     }
     most, least = min(losses, key=lambda g: losses[g]), max(losses, key=lambda g: losses[g])
-    if scale.signed(losses[most]) == scale.signed(losses[least]):
-        same = scale.signed(losses[most])
-        return f"Against all tokens, every kind of question changes by the same ({same})."
     return (
         f"Against all tokens, {most} changes most ({scale.signed(losses[most])}) and {least} "
         f"least ({scale.signed(losses[least])})."
@@ -201,34 +188,9 @@ def _example(results: Results, example: KeptExample) -> dict[str, Any]:
         }
         for panel in example.panels
     ]
-    whole = drawing(example.image_png_base64, [])
-    return {**example.model_dump(include={"question", "answer", "nouns"})} | {
-        "whole": whole,
-        "panels": panels,
-    }
-
-
-def _examples(results: Results) -> str:
-    """How many of the drawn examples each policy answers right."""
-    right: dict[str, list[bool]] = {}
-    for example in results.examples:
-        for panel in example.panels:
-            label = panel.setting.method if panel.kind == "rival" else KINDS[panel.kind].label
-            right.setdefault(label, []).append(_is_right(panel.prediction, example.answer))
-    counts = "; ".join(f"{label} {sum(marks)} of {len(marks)}" for label, marks in right.items())
-    return f"Right answers: {counts}; examples illustrate, the tables above are the measure."
+    texts = example.model_dump(include={"question", "answer", "nouns"})
+    return texts | {"whole": drawing(example.image_png_base64, []), "panels": panels}
 
 
 def _is_right(prediction: str, answer: str) -> bool:
     return prediction.strip().strip(".").casefold() == answer.strip().strip(".").casefold()
-
-
-def _importances(results: Results) -> str:
-    """Which option matters most to each method."""
-    tops = []
-    for method, shares in results.importances.items():
-        if shares:
-            name = max(shares, key=lambda n: shares[n])
-            of = f" for {method}" if len(results.importances) > 1 else ""
-            tops.append(f"{option_word(name)} ({share(shares[name], 1)}){of}")
-    return f"What matters most is {listed(tops)}."
