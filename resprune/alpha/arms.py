@@ -32,9 +32,11 @@ def _same_options(arms: list[dict[str, float | str]]) -> list[dict[str, float | 
     kinds = [{name: type(value) for name, value in arm.items()} for arm in arms]
     for place, arm in enumerate(arms):
         if kinds[place] != kinds[0]:
-            raise ValueError(f"{arm} gives other options than {arms[0]}; every arm gives the same")
+            raise ValueError(
+                f"{shown(arm)} gives other options than {shown(arms[0])}; give the same in each"
+            )
         if arm in arms[:place]:
-            raise ValueError(f"lists {arm} twice")
+            raise ValueError(f"lists {shown(arm)} twice")
     return arms
 
 

@@ -2,15 +2,24 @@ import json
 
 import numpy as np
 import pytest
-from tuner.alpha_fit import fit_alpha, grouped_folds
-from tuner.alpha_models import fit_forest, fit_pairs, fit_ridge, forest_arrays, sklearn_forest
-from tuner.compare import paired_bootstrap
 
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.budget import Count
 from resprune.errors import StudyError
+from tuner.alpha import fit_alpha
+from tuner.alpha.candidates import (
+    CANDIDATES,
+    fit_forest,
+    fit_pairs,
+    forest_arrays,
+    sklearn_forest,
+)
+from tuner.alpha.cross_validation import grouped_folds
+from tuner.results.statistics import paired_bootstrap
 
 F = len(FEATURE_NAMES)
-ALPHAS = np.array([0.0, 0.25, 0.75, 2.0])
+SIX, ELEVEN = Count(count=6), Count(count=11)
+ALPHAS = [{"alpha": alpha} for alpha in (0.0, 0.25, 0.75, 2.0)]
 GAP, COLORS = FEATURE_NAMES.index("best_noun_gap"), FEATURE_NAMES.index("colors")
 # error rates by class: one wants a large alpha, the other none
 RATES = np.array([[0.45, 0.35, 0.25, 0.10], [0.15, 0.25, 0.40, 0.60]])
@@ -38,21 +47,20 @@ def population(seed, n=600, kind="shown"):
 
 def gain(fit, budget, x, losses, clusters):
     predictor = fit.predictor
-    fixed = np.searchsorted(ALPHAS, predictor.fixed_alpha(budget))
-    chosen = np.searchsorted(ALPHAS, predictor.alphas_for(x, budget))
-    adaptive = losses[np.arange(len(x)), chosen]
+    fixed = predictor.fallback(budget)
+    adaptive = losses[np.arange(len(x)), predictor.arms_for(x, budget)]
     return paired_bootstrap(losses[:, fixed], adaptive, clusters, seed=0)
 
 
 @pytest.fixture(scope="module")
 def shown():
     x, losses, clusters = population(0)
-    return fit_alpha(x, {6: losses, 11: losses[::-1]}, ALPHAS, clusters, seed=0)
+    return fit_alpha(x, {SIX: losses, ELEVEN: losses[::-1]}, ALPHAS, clusters, seed=0)
 
 
 def test_two_classes_that_features_reveal_gain_on_new_samples(shown):
-    assert shown.strengths[6] > 0
-    new = gain(shown, 6, *population(1))
+    assert shown.strengths[SIX] > 0
+    new = gain(shown, SIX, *population(1))
     assert new.low > 0.05
     weights = shown.feature_weights
     assert max(weights, key=weights.get) == "best_noun_gap"
@@ -61,9 +69,9 @@ def test_two_classes_that_features_reveal_gain_on_new_samples(shown):
 
 def test_a_budget_whose_losses_are_unrelated_falls_back(shown):
     # the second budget got the losses of other samples
-    assert shown.strengths[11] == 0
+    assert shown.strengths[ELEVEN] == 0
     x, losses, clusters = population(2)
-    assert gain(shown, 11, x, losses, clusters) == paired_bootstrap(
+    assert gain(shown, ELEVEN, x, losses, clusters) == paired_bootstrap(
         np.zeros(len(x)), None, clusters, seed=0
     )
 
@@ -71,23 +79,81 @@ def test_a_budget_whose_losses_are_unrelated_falls_back(shown):
 def test_a_crossing_of_two_features_is_found_and_not_by_sums(monkeypatch):
     x, losses, clusters = population(5, n=900, kind="crossed")
     new = population(6, n=900, kind="crossed")
-    fit = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0)
-    found = gain(fit, 6, *new)
+    fit = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0)
+    found = gain(fit, SIX, *new)
     assert found.low > 0.01
     (chosen,) = [row for row in fit.cv if row.chosen]
     assert chosen.candidate in ("pairs", "forest")
-    monkeypatch.setattr("tuner.alpha_fit.CANDIDATES", {"ridge": fit_ridge})
-    sums = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0)
-    assert gain(sums, 6, *new).high < found.low
+    for name in ("pairs", "forest"):
+        monkeypatch.delitem(CANDIDATES, name)
+    sums = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0)
+    assert gain(sums, SIX, *new).high < found.low
+
+
+def test_wider_arms_gain_where_only_the_seed_strategy_tells_the_classes_apart():
+    wide = [{**arm, "seed_strategy": seed} for seed in ("l2_norm", "relevance") for arm in ALPHAS]
+
+    def crossed(seed):
+        x, _, clusters = population(seed)
+        label = x[:, GAP] < 0
+        rates = np.full((len(x), 8), 0.4)  # alpha says nothing; each class has its own seed
+        rates[label, :4] -= 0.3
+        rates[~label, 4:] -= 0.3
+        return x, outcomes(np.random.default_rng(seed + 100), rates), clusters
+
+    x, losses, clusters = crossed(0)
+    new_x, new_losses, new_clusters = crossed(1)
+    fit = fit_alpha(x, {SIX: losses}, wide, clusters, seed=0)
+    assert list(fit.predictor.arms) == wide
+    assert gain(fit, SIX, new_x, new_losses, new_clusters).low > 0.05
+    alone = fit_alpha(x, {SIX: losses[:, :4]}, ALPHAS, clusters, seed=0)
+    assert gain(alone, SIX, new_x, new_losses[:, :4], new_clusters).high < 0.05
+
+
+def test_cross_validation_equals_loops_over_folds(monkeypatch):
+    """Out-of-fold gains of ridge, with scikit-learn, one sample and strength at a time."""
+    from sklearn.linear_model import RidgeCV
+
+    for name in ("pairs", "forest"):
+        monkeypatch.delitem(CANDIDATES, name)
+    x, losses, clusters = population(3, n=200)
+    fit = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=7)
+    alphas = [arm["alpha"] for arm in ALPHAS]
+    gains = {strength: np.zeros(len(x)) for strength in (0.25, 0.5, 0.75, 1.0)}
+    for repeat in (0, 1):
+        fold_of = np.random.default_rng(7 + repeat).permutation(clusters.max() + 1) % 5
+        for fold in range(5):
+            train, test = fold_of[clusters] != fold, np.flatnonzero(fold_of[clusters] == fold)
+            center, scale = x[train].mean(axis=0), x[train].std(axis=0)
+            low, high = x[train].min(axis=0), x[train].max(axis=0)
+            z = (np.clip(x, low, high) - center) / scale
+            means = losses[train].mean(axis=0)
+            within = losses[train] - losses[train].mean(axis=1, keepdims=True)
+            target = within - within.mean(axis=0)
+            size = target.std()
+            ridge = RidgeCV(alphas=np.logspace(1.0, 4.5, 8)).fit(z[train], target / size)
+            deviations = ridge.predict(z) * size
+            fixed = int(means.argmin())
+            for strength, total in gains.items():
+                for i in test:
+                    predicted = np.round(means + strength * deviations[i], 12)
+                    best = min(
+                        range(4),
+                        key=lambda a: (predicted[a], abs(alphas[a] - alphas[fixed]), a),
+                    )
+                    total[i] += (losses[i, fixed] - losses[i, best]) / 2
+    assert [row.strength for row in fit.cv] == list(gains)
+    assert [row.gain for row in fit.cv] == pytest.approx([g.mean() for g in gains.values()])
+    assert max(row.gain for row in fit.cv) > 0
 
 
 def test_hidden_classes_do_not_lose_beyond_noise():
     fell_back, gains = 0, []
     for seed in range(6):
         x, losses, clusters = population(10 + seed, n=300, kind="hidden")
-        fit = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=seed)
-        fell_back += fit.strengths[6] == 0
-        new = gain(fit, 6, *population(50 + seed, n=2000, kind="hidden"))
+        fit = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=seed)
+        fell_back += fit.strengths[SIX] == 0
+        new = gain(fit, SIX, *population(50 + seed, n=2000, kind="hidden"))
         gains.append(new.mean)
         assert new.high >= -0.005
     assert fell_back >= 4
@@ -95,17 +161,17 @@ def test_hidden_classes_do_not_lose_beyond_noise():
 
 
 def test_cross_validation_foretells_the_gain(shown):
-    (row,) = [r for r in shown.cv if r.chosen and r.budget == 6]
-    new = gain(shown, 6, *population(7, n=3000))
+    (row,) = [r for r in shown.cv if r.chosen and r.budget == SIX]
+    new = gain(shown, SIX, *population(7, n=3000))
     assert row.gain == pytest.approx(new.mean, abs=3 * row.standard_error)
-    assert row.strength == shown.strengths[6]
+    assert row.strength == shown.strengths[SIX]
 
 
 def test_json_round_trip_is_exact(shown):
     text = json.dumps(shown.predictor.to_dict(), indent=2, allow_nan=False)
     again = AlphaPredictor.from_dict(json.loads(text))
     x, *_ = population(3)
-    for budget in (6, 11):
+    for budget in (SIX, ELEVEN):
         assert np.array_equal(again.losses(x, budget), shown.predictor.losses(x, budget))
 
 
@@ -115,13 +181,13 @@ def test_the_largest_regressor_stays_a_small_file():
     x, y = rng.normal(size=(2500, F)), rng.normal(size=(2500, budgets * alphas))
     part = fit_forest(x, y, 0)
     parts = [part(slice(i * alphas, (i + 1) * alphas), 0.1) for i in range(budgets)]
-    text = json.dumps([p.to_dict() for p in parts], indent=2)
+    text = json.dumps([p.model_dump() for p in parts], indent=2)
     assert len(text) < 450_000
 
 
 def test_same_seed_same_predictor():
     x, losses, clusters = population(4, n=200)
-    fits = [fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=3) for _ in range(2)]
+    fits = [fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=3) for _ in range(2)]
     assert fits[0].predictor.to_dict() == fits[1].predictor.to_dict()
     assert fits[0].cv == fits[1].cv
 
@@ -129,12 +195,12 @@ def test_same_seed_same_predictor():
 def test_surrogate_is_fitted_on_and_never_decides():
     x, losses, clusters = population(8, n=160)
     truth = RATES[(x[:, GAP] < 0).astype(int)]
-    helped = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0, surrogate={6: 3 * truth})
-    alone = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0)
+    helped = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0, surrogate={SIX: 3 * truth})
+    alone = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0)
     new = population(9, n=2000)
-    assert gain(helped, 6, *new).mean > gain(alone, 6, *new).mean
+    assert gain(helped, SIX, *new).mean > gain(alone, SIX, *new).mean
     # one that says the opposite must not turn the choice round
-    against = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0, surrogate={6: -losses})
+    against = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0, surrogate={SIX: -losses})
     assert against.predictor.to_dict() == alone.predictor.to_dict()
 
 
@@ -143,11 +209,11 @@ def test_features_that_hardly_vary_are_left_out():
     rare = FEATURE_NAMES.index("asks_who")
     x[:, rare] = 0
     x[:3, rare] = 1
-    names = fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0).predictor.feature_names
+    names = fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0).predictor.data.features
     assert "asks_who" not in names
     assert "best_noun_gap" in names
     x[:] = 1.0  # nothing varies at all
-    assert fit_alpha(x, {6: losses}, ALPHAS, clusters, seed=0).strengths == {6: 0.0}
+    assert fit_alpha(x, {SIX: losses}, ALPHAS, clusters, seed=0).strengths == {SIX: 0.0}
 
 
 def test_forest_equals_scikit_learn():
@@ -179,10 +245,8 @@ def test_ridge_with_pairs_equals_scikit_learn():
 
 def test_predictor_equals_scikit_learn_end_to_end(shown):
     """The exported numbers reproduce a forest or ridge fitted here on the same targets."""
-    from tuner.alpha_models import CANDIDATES
-
     x, losses, _ = population(0)
-    (row,) = [r for r in shown.cv if r.chosen and r.budget == 6]
+    (row,) = [r for r in shown.cv if r.chosen and r.budget == SIX]
     z = shown.predictor.standardize(x)
     blocks = []
     for y in (losses, losses[::-1]):
@@ -192,7 +256,7 @@ def test_predictor_equals_scikit_learn_end_to_end(shown):
     targets = np.hstack([b / s for b, s in zip(blocks, sizes, strict=True)])
     deviations = CANDIDATES[row.candidate](z, targets, 0)(slice(0, 4), sizes[0]).predict(z)
     expected = losses.mean(axis=0) + row.strength * deviations
-    assert shown.predictor.losses(x, 6) == pytest.approx(expected, abs=1e-9)
+    assert shown.predictor.losses(x, SIX) == pytest.approx(expected, abs=1e-9)
 
 
 def test_folds_keep_images_whole_and_are_even():
@@ -206,21 +270,24 @@ def test_folds_keep_images_whole_and_are_even():
     ("change", "message"),
     [
         ({"features": np.zeros((40, 3))}, r"features has shape \(40, 3\)"),
-        ({"losses": {6: np.zeros((40, 2))}}, r"losses at budget 6 has shape \(40, 2\)"),
-        ({"losses": {6: np.full((40, 4), np.nan)}}, "losses at budget 6 is not finite"),
+        ({"losses": {SIX: np.zeros((40, 2))}}, r"losses at budget 6 has shape \(40, 2\)"),
+        ({"losses": {SIX: np.full((40, 4), np.nan)}}, "losses at budget 6 is not finite"),
         ({"losses": {}}, "no budget"),
-        ({"alphas": [0.0]}, "rising grid"),
-        ({"alphas": [0.0, 2.0, 1.0, 3.0]}, "rising grid"),
+        ({"arms": ALPHAS[:1]}, "1 arms leave nothing to choose.*2 or more"),
+        ({"arms": []}, "0 arms leave nothing"),
+        ({"arms": [*ALPHAS[:3], {"alpha": 0.25}]}, "arms: lists .*0.25.* twice"),
+        ({"arms": [*ALPHAS[:3], {"alpha": 17.0}]}, r"arms: \[3\]: alpha must lie within 0 to 16"),
+        ({"arms": [*ALPHAS[:3], {"seed_strategy": "none"}]}, "arms: .*other options"),
         ({"clusters": np.zeros(40, dtype=int)}, "1 images.*at least 10"),
         ({"clusters": np.arange(3)}, "images for 40 samples"),
-        ({"surrogate": {7: np.zeros((40, 4))}}, "surrogate has budgets"),
+        ({"surrogate": {ELEVEN: np.zeros((40, 4))}}, "surrogate has budgets 11, losses have 6"),
     ],
 )
 def test_wrong_input(change, message):
     given = {
         "features": np.zeros((40, F)),
-        "losses": {6: np.zeros((40, 4))},
-        "alphas": ALPHAS,
+        "losses": {SIX: np.zeros((40, 4))},
+        "arms": ALPHAS,
         "clusters": np.arange(40),
         **change,
     }

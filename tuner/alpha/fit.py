@@ -154,13 +154,12 @@ def _feature_weights(predictor: AlphaPredictor, x: Floats, seed: int) -> dict[st
 
 
 def _family(arms: Sequence[Mapping[str, float | str]]) -> Arms:
+    if len(arms) < 2:
+        raise StudyError(f"alpha fit: {len(arms)} arms leave nothing to choose; give 2 or more")
     try:
-        family = TypeAdapter(Arms).validate_python([dict(arm) for arm in arms])
+        return TypeAdapter(Arms).validate_python([dict(arm) for arm in arms])
     except ValidationError as error:
         raise StudyError(f"alpha fit: arms: {explain(error, PredictorData)}") from None
-    if len(family) < 2:
-        raise StudyError(f"alpha fit: arms are {family}; nothing to choose among, give 2 or more")
-    return family
 
 
 def _matrix(value: npt.ArrayLike, what: str, rows: int | None, columns: int) -> Floats:
