@@ -45,8 +45,8 @@ class DealtSampler(BaseSampler):
         for _ in range(_MOST_DRAWS):
             params = self._tpe.sample_relative(study, trial, search_space)
             if params.get("budget", self._budget) == self._budget:
-                return params
-        return {**params, "budget": self._budget}
+                return params  # without a budget: a start-up trial, or a study of one budget
+        return {**params, "budget": self._budget} if params else {}
 
     def sample_independent(
         self,
@@ -68,4 +68,6 @@ class DealtSampler(BaseSampler):
             n_startup_trials=_STARTUP_TRIALS,
             multivariate=True,  # the best alpha depends on the budget
             constant_liar=False,
+            # of many candidates the one that wins names the same budget again and again
+            n_ei_candidates=4,
         )
