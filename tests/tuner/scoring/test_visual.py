@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from resprune import backbones
 from resprune.errors import StudyError
 from resprune.testing.tiny import tiny_tiled
