@@ -31,15 +31,14 @@ NESTED = [name for name in methods.names("tokens") if methods.get(name).nested]
 
 
 def settings_of(name, backbone, budgets):
-    """Every options of OPTIONS at every budget, each energy budget where the method takes it."""
+    """Every options of OPTIONS at every budget; energies where the method takes them."""
     (signal, *_) = backbone.seed_signals
-    found = []
-    for options in OPTIONS.get(name, [{}]):
-        values = {key: signal if v == "attention" else v for key, v in options.items()}
-        for budget in budgets:
-            if not isinstance(budget, dict) or name in NESTED:
-                found.append(Setting.of(name, budget, **values))
-    return found
+    return [
+        Setting.of(name, budget, **{k: signal if v == "attention" else v for k, v in each.items()})
+        for each in OPTIONS.get(name, [{}])
+        for budget in budgets
+        if not isinstance(budget, dict) or name in NESTED
+    ]
 
 
 def by_attach(split, setting):
