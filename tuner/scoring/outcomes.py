@@ -54,9 +54,10 @@ class Outcomes:
                 raise self._unwritable(error) from error
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(path, aside)
+            problem = " ".join(str(error).split())
             warnings.warn(
-                f"{path}: damaged ({error}); set aside as {aside.name}, its outcomes are computed "
-                "again",
+                f"{path}: damaged ({problem}); set aside as {aside.name}, its outcomes are "
+                "computed again",
                 stacklevel=3,
             )
             self._file = self._open()
@@ -96,16 +97,19 @@ class Outcomes:
 
     def _open(self) -> sqlite3.Connection:
         file = sqlite3.connect(self._path)
-        file.execute("PRAGMA journal_mode = WAL")
-        file.execute("PRAGMA synchronous = NORMAL")
-        file.execute(
-            "CREATE TABLE IF NOT EXISTS outcomes"
-            " (key BLOB PRIMARY KEY, answer TEXT, likelihood REAL) WITHOUT ROWID"
-        )
-        problem = file.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            file.close()
-            raise sqlite3.DatabaseError(problem)
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("PRAGMA synchronous = NORMAL")
+            file.execute(
+                "CREATE TABLE IF NOT EXISTS outcomes"
+                " (key BLOB PRIMARY KEY, answer TEXT, likelihood REAL) WITHOUT ROWID"
+            )
+            problem = file.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+        except sqlite3.Error:
+            file.close()  # before its file is set aside
+            raise
         return file
 
     @contextlib.contextmanager

@@ -72,17 +72,20 @@ class Split:
         name: The part it plays: tune, fit or report.
         samples: N samples.
         bench: What it shares with the other splits.
+        whole: The split whose images, made smaller, these are.
 
     Raises:
         StudyError: The metric needs gold answers and a sample has none.
     """
 
-    def __init__(self, name: str, samples: Sequence[Sample], bench: Bench) -> None:
+    def __init__(
+        self, name: str, samples: Sequence[Sample], bench: Bench, whole: Split | None = None
+    ) -> None:
         self.name = name
         self.samples = list(samples)
-        self.prefills = 0
-        """Rows that went through the LLM."""
         self._bench = bench
+        self._whole = whole
+        self._prefills = 0
         self._reference: list[str | None] | None = None
         self._smaller: dict[Setting, Split] = {}
         self._scores: dict[Setting, Floats] = {}
@@ -111,6 +114,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def prefills(self) -> int:
+        """Rows that went through the LLM, those of its images made smaller included."""
+        return self._prefills + sum(smaller.prefills for smaller in self._smaller.values())
 
     # -- what the samples are -----------------------------------------------------------
 
@@ -197,11 +205,7 @@ class Split:
             Scores, shape (R, N).
         """
         metric, task = self._bench.metric, self._bench.task
-        reference: list[str | None] = [None] * len(self)
-        if metric.compares:
-            if self._reference is None:
-                self._reference = [*self.answers([self.unpruned()])[0]]
-            reference = self._reference
+        reference = self._references() if metric.compares else [None] * len(self)
         rows = [
             [
                 metric.score(outcome, partial(task.score, sample=sample), other)
@@ -210,6 +214,14 @@ class Split:
             for row in self._outcomes(plans, metric.kind)
         ]
         return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
+
+    def _references(self) -> list[str | None]:
+        """Answer every sample with all tokens of its own image, not of one made smaller."""
+        if self._whole is not None:
+            return self._whole._references()
+        if self._reference is None:
+            self._reference = [*self.answers([self.unpruned()])[0]]
+        return self._reference
 
     def answers(self, plans: Sequence[Sequence[Plan]]) -> list[list[str]]:
         """Answer every sample under each plan, greedily decoded; R lists of N texts."""
@@ -239,7 +251,7 @@ class Split:
         done = 0
         for places, outcomes in self._runner.run(list(jobs.values()), kind):
             store.put({names[i]: o for i, o in zip(places, outcomes, strict=True)})
-            self.prefills += len(places)
+            self._prefills += len(places)
             done += len(places)
             if self._bench.progress is not None:
                 self._bench.progress(done, len(jobs))
@@ -265,7 +277,7 @@ class Split:
         """Return the same samples with their images made smaller."""
         if setting not in self._smaller:
             samples = [self._resized(i, setting) for i in range(len(self))]
-            self._smaller[setting] = Split(self.name, samples, self._bench)
+            self._smaller[setting] = Split(self.name, samples, self._bench, self)
         return self._smaller[setting]
 
     def _resized(self, i: int, setting: Setting) -> Sample:

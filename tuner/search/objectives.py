@@ -140,6 +140,7 @@ class QualityFloor(_Objective):
 
 
 Objective = Annotated[Pareto | FixedBudget | QualityFloor, Field(discriminator="kind")]
+KINDS = ("pareto", "fixed-budget", "quality-floor")
 
 
 def _fewest(

@@ -6,8 +6,8 @@ A key that is an option of a searched method holds for every searched method tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
@@ -46,9 +46,9 @@ class SearchSection(StrictModel):
             study: a range, or values.
     """
 
-    method: Annotated[tuple[str, ...], Field(min_length=1)] = ("resprune",)
+    method: tuple[str, ...] = ("resprune",)
     budget: tuple[Budget, ...] = ()
-    positions: Annotated[tuple[Positions, ...], Field(min_length=1)] = ("keep",)
+    positions: tuple[Positions, ...] = ("keep",)
     options: dict[str, dict[str, Range | Choices]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -68,36 +68,37 @@ class SearchSection(StrictModel):
                 )
             if methods.get(name).stage == "none":
                 raise ValueError(f"method: {name!r} is measured in every study; leave it out")
-        given: dict[str, dict[str, Any]] = {name: {} for name in searched}
+        given: dict[str, dict[str, tuple[str, Any]]] = {name: {} for name in searched}
         options = {name: searchable(methods.get(name).options) for name in searched}
         for key, value in data.items():
             if key in own:
                 continue
-            if isinstance(value, Mapping) and key in methods.names():
-                if key not in given:
-                    raise ValueError(
-                        f"[search.{key}]: the method {key!r} is not searched; add it to "
-                        "search.method, or remove the table"
-                    )
-                _check_known(f"{key}.", value, options[key], f"the method {key!r}")
-                given[key] |= value
+            if key in methods.names():
+                given.get(key, {}).update(_table_of(key, value, options))
                 continue
-            known = {name: search for each in options.values() for name, search in each.items()}
-            known |= dict.fromkeys(("method", "budget", "positions"), Search())
-            known |= dict.fromkeys(searched, Search())
-            _check_known("", {key: value}, known, f"the methods {', '.join(searched)}")
+            known = {name for each in options.values() for name in each}
+            tables = methods.names() if isinstance(value, Mapping) else searched
+            known |= {"method", "budget", "positions", *tables}
+            _check_known("", (key,), known, f"the methods {', '.join(searched)}")
             for name in searched:
                 if key in options[name]:
-                    given[name].setdefault(key, value)
+                    given[name].setdefault(key, (key, value))
         own["options"] = {
             name: {
-                key: read_range(f"{name}.{key}", given[name].get(key), search, name)
+                key: read_range(*given[name].get(key, (key, None)), key, search, name)
                 for key, search in options[name].items()
                 if key in given[name] or not search.asked
             }
             for name in searched
         }
         return own
+
+    @field_validator("method", "positions", mode="before")
+    @classmethod
+    def _some(cls, values: Any) -> Any:
+        if not values:
+            raise ValueError("an empty list; name at least one, or leave the key out")
+        return values
 
     @field_validator("method", "budget", "positions")
     @classmethod
@@ -126,12 +127,13 @@ class SearchSection(StrictModel):
         }
 
 
-def read_range(place: str, value: Any, search: Search, method: str) -> Range | Choices:
+def read_range(place: str, value: Any, key: str, search: Search, method: str) -> Range | Choices:
     """Read what is tried of one option.
 
     Args:
         place: Where it stands, for messages.
         value: A table ``{low, high, step}``, a list or one value; None for the option's own range.
+        key: Name of the option.
         search: The option's own range.
         method: The method that owns it.
 
@@ -141,7 +143,6 @@ def read_range(place: str, value: Any, search: Search, method: str) -> Range | C
     Raises:
         ValueError: A value outside what the method takes.
     """
-    key = place.rpartition(".")[2]
     if isinstance(value, Range):
         return value
     if value is None and search.choices:
@@ -176,19 +177,32 @@ def _check_values(place: str, key: str, values: tuple[Any, ...], method: str) ->
         try:
             with_values(default, {key: value})
         except ValueError as error:
-            problem = str(error).removeprefix("options: ")
-            raise ValueError(f"{place}: out of what {method!r} takes: {problem}") from None
+            problem = str(error).removeprefix("options: ").partition(": ")[2]
+            raise ValueError(f"{place}: {problem} (an option of {method!r})") from None
 
 
-def _check_known(
-    before: str, given: Mapping[str, Any], known: Mapping[str, Any], whose: str
-) -> None:
+def _table_of(
+    method: str, table: Any, options: Mapping[str, Mapping[str, Search]]
+) -> dict[str, tuple[str, Any]]:
+    """Read ``[search.METHOD]``: place and value by option."""
+    if method not in options:
+        raise ValueError(
+            f"[search.{method}]: the method {method!r} is not searched; add it to "
+            "search.method, or remove the table"
+        )
+    if not isinstance(table, Mapping):
+        raise ValueError(
+            f"{method}: {shown(table)} is no table; write [search.{method}] with its options"
+        )
+    _check_known(f"{method}.", table, options[method], f"the method {method!r}")
+    return {key: (f"{method}.{key}", value) for key, value in table.items()}
+
+
+def _check_known(before: str, given: Iterable[Any], known: Collection[str], whose: str) -> None:
     for key in given:
         if key not in known:
-            raise ValueError(
-                f"unknown key {before + str(key)!r}: no option of {whose}. "
-                f"{near_names(str(key), known)}"
-            )
+            near = near_names(str(key), known) if known else "It has none."
+            raise ValueError(f"unknown key {before + str(key)!r}: no option of {whose}. {near}")
 
 
 def _number(place: str, value: Any) -> float:

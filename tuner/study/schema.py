@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,12 +21,12 @@ from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import ConfigError, near_names
 from resprune.options import ALPHA_MAX
+from resprune.setting import Setting
 from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
-from tuner.search.objectives import FixedBudget, Objective, Pareto
+from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
 from tuner.search.section import SearchSection
-from tuner.search.space import Space
 
 
 def _check_alpha(value: Any) -> Any:
@@ -102,8 +101,13 @@ class StudySection(StrictModel):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return {"kind": value}
-        return {"kind": "pareto", **value} if isinstance(value, Mapping) else value
+            value = {"kind": value}
+        if not isinstance(value, Mapping):
+            return value
+        kind = value.get("kind", "pareto")
+        if kind not in KINDS:
+            raise ValueError(f"unknown objective {kind!r}. {near_names(str(kind), KINDS)}")
+        return {**value, "kind": kind}
 
 
 class BackboneSection(StrictModel):
@@ -283,11 +287,12 @@ class StudyConfig(StrictModel):
                 "task.fit is missing: the alpha predictor needs a fit split of its own; add "
                 "fit = {split = ..., samples = ...} or set alpha.adaptive = false"
             )
-        for method, budget in itertools.product(self.search.method, self.budgets()):
+        for method, budget in product(self.search.method, self.budgets()):
             try:
-                Space(self.search, method, self.budgets()).base(budget)
+                Setting.of(method, budget)
             except ConfigError as error:
-                raise ValueError(f"search.budget: {error}") from None
+                problem = str(error).removeprefix("setting: ")
+                raise ValueError(f"search.budget: {budget}: {problem}") from None
         if all(methods.get(name).stage == "image" for name in self.search.method):
             raise ValueError(
                 "search.method: what these methods choose cannot be deployed, only compared with; "
@@ -296,8 +301,8 @@ class StudyConfig(StrictModel):
         strangers = [b for b in self.alpha.budgets if b not in self.budgets()]
         if strangers:
             raise ValueError(
-                f"alpha.budgets {[str(b) for b in strangers]} are not among the budgets "
-                f"{[str(b) for b in self.budgets()]}"
+                f"alpha.budgets: {', '.join(map(str, strangers))} not among the budgets "
+                f"{', '.join(map(str, self.budgets()))}"
             )
         return self
 

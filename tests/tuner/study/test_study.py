@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+from resprune.budget import Count, Ratio
 from resprune.errors import StudyError
 from tuner.study import dump_study, find_study, load_study, study_from_dict, study_names
 
@@ -40,19 +41,16 @@ def test_the_shipped_study_meets_its_promises():
     assert study.task.tune.samples == 300
     assert study.task.fit.samples >= 2000
     assert study.task.report.samples == 1000
-    assert study.counts(196) == {43: 43, 22: 22, 11: 11, 6: 6}
+    assert [str(budget) for budget in study.budgets()] == ["43", "22", "11", "6"]
     assert "nano-llava" in study_names()
 
 
 def test_defaults_and_ratios(data):
     study = study_from_dict(data)
     assert study.study.objective.kind == "pareto"
-    assert study.counts(196) == {22: 22, 0.05: 10}
-    assert study.varies(None)
-    assert not study.varies(196)
-    assert study.counts(None, lengths=[196, 100, 3]) == {22: 22, 0.05: 5}  # 10, 5 and 1
-    with pytest.raises(StudyError, match=r"ratio 0\.05 is another count for each image"):
-        study.counts(None)
+    assert study.search.method == ("resprune",)
+    assert study.budgets() == (Count(count=22), Ratio(ratio=0.05))
+    assert [budget.limit(196) for budget in study.budgets()] == [22, 10]
 
 
 def test_dump_reads_back_to_the_same_study(data):
@@ -82,9 +80,17 @@ def test_folders_are_found_from_the_file(tmp_path, data):
     [
         ("study.trails", 3, r"unknown key 'study.trails'. Did you mean 'trials'"),
         ("serch", {}, r"unknown key 'serch'. Did you mean 'search'"),
-        ("study.objective", "paretto", "Did you mean 'pareto'"),
-        ("study.objective", {"kind": "fixed-budget"}, "needs the key 'budget'"),
-        ("study.objective", {"kind": "pareto", "keep": 0.9}, "belongs to the objective"),
+        ("study.objective", "paretto", "unknown objective 'paretto'. Did you mean 'pareto'"),
+        (
+            "study.objective",
+            {"kind": "fixed-budget"},
+            r"key 'study\.objective\.fixed-budget\.budget' is missing",
+        ),
+        (
+            "study.objective",
+            {"kind": "pareto", "keep": 0.9},
+            r"unknown key 'study\.objective\.pareto\.keep'",
+        ),
         ("study.name", "../x", "cannot name a run folder"),
         ("study.trials", 0, "study.trials"),
         ("backbone.family", "lava", "unknown backbone 'lava'. Did you mean 'llava'"),
@@ -92,20 +98,8 @@ def test_folders_are_found_from_the_file(tmp_path, data):
         ("task.metric", "scor", "Did you mean 'score'"),
         ("task.tune", {"split": "report", "samples": 3}, "tune and report overlap"),
         ("task.tune.samples", 0, "task.tune.samples"),
-        ("search.seed_strategy", ["cls_atention"], "Did you mean 'cls_attention'"),
-        ("search.alpha", {"low": -1, "high": 2}, "alpha -1 is out of range; give numbers from 0"),
-        ("search.alpha", [0, 16.5], r"alpha 16.5 is out of range; give numbers from 0 to 16"),
-        ("search.alpha", {"low": 2, "high": 1}, "low 2 is not below high 1"),
-        ("search.alpha", {"lo": 2, "high": 3}, "unknown key 'search.alpha.lo'. Did you mean 'low'"),
-        ("search.budget", [0], r"search.budget\[0\]: budget 0 is out of range; give a count"),
-        ("search.budget", [-4], "budget -4 is out of range"),
-        ("search.budget", [1.5], "budget 1.5 is out of range"),
-        ("search.budget", [True], "budget True is out of range"),
-        ("search.budget", [6, 6], "lists a value twice"),
-        ("search.budget", [], "search.budget is missing"),
-        ("search.pooling", ["maxx"], "Did you mean 'max'"),
         ("alpha.grid", [0.0, -2.0], "alpha -2.0 is out of range"),
-        ("alpha.budgets", [7], r"alpha.budgets \[7\] are not among the budgets"),
+        ("alpha.budgets", [7], r"alpha\.budgets: 7 not among the budgets 22, 0\.05"),
     ],
 )
 def test_wrong_values_name_the_file_the_value_and_the_fix(data, path, value, message):
@@ -171,16 +165,6 @@ def test_parts_of_one_split_may_not_overlap(data, first, second, clash):
         study_from_dict(data)
 
 
-def test_a_budget_over_t_and_a_budget_twice(data):
-    study = study_from_dict(changed(data, "search.budget", [197]))
-    with pytest.raises(StudyError, match="197 is over the 196 visual tokens"):
-        study.counts(196)
-    assert study.counts(None) == {197: 197}
-    study = study_from_dict(changed(data, "search.budget", [98, 0.5]))
-    with pytest.raises(StudyError, match=r"0\.5 is 98 tokens, which another budget already is"):
-        study.counts(196)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -214,4 +198,4 @@ def test_what_may_change_while_a_study_is_resumed(data):
     assert study_from_dict(changed(data, "study.trials", 99)).changed_since(study) == []
     assert study_from_dict(changed(data, "task.report.samples", 99)).changed_since(study) == []
     other = study_from_dict(changed(data, "search.alpha", [0.0, 1.0]))
-    assert other.changed_since(study) == ["search.alpha"]
+    assert other.changed_since(study) == ["search.options"]

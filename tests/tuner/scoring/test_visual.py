@@ -1,19 +1,21 @@
-"""Caches in the run folder: reused, keyed by the model, and mended when damaged."""
+"""Encoder outputs in the run folder: reused, keyed by the model, and mended when damaged."""
 
 import copy
 
 import pytest
 import torch
-from tuner.cache import Memo, Outcome, VisualCache, fingerprint, image_key
 
 from resprune import backbones
 from resprune.errors import StudyError
+from resprune.testing.tiny import tiny_tiled
 from tuner import tasks
+from tuner.scoring.model import fingerprint
+from tuner.scoring.visual import VisualCache, image_key
 
 
 @pytest.fixture(scope="module")
-def backbone(nano_random):
-    return backbones.for_model(*nano_random)
+def backbone(random_llava):
+    return random_llava
 
 
 @pytest.fixture(scope="module")
@@ -99,53 +101,20 @@ def test_fingerprint_follows_weights_and_config(nano_random):
     assert fingerprint(other, processor) != before
 
 
-VALUES = {b"a": Outcome("red", -0.5), b"b": Outcome("", None), b"c": Outcome(None, -3.25)}
-
-
-def write(path, key="model"):
-    memo = Memo(path, key)
-    memo.put(VALUES)
-    memo.close()
-
-
-def test_outcomes_survive(tmp_path):
-    write(tmp_path / "o.jsonl")
-    memo = Memo(tmp_path / "o.jsonl", "model")
-    assert {key: memo.get(key) for key in VALUES} == VALUES
-    assert memo.get(b"d") is None
-    memo.put({b"d": Outcome("new", None)})
-    memo.close()
-    assert len(Memo(tmp_path / "o.jsonl", "model")) == 4
-
-
-@pytest.mark.parametrize("cut", [1, 5, 19])
-def test_a_torn_tail_is_dropped(tmp_path, cut):
-    path = tmp_path / "o.jsonl"
-    write(path)
-    path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.warns(UserWarning, match=r"o\.jsonl: torn at byte"):
-        memo = Memo(path, "model")
-    assert memo.get(b"a") == VALUES[b"a"]
-    assert memo.get(b"c") is None
-    memo.put({b"c": VALUES[b"c"]})
-    memo.close()
-    assert len(Memo(path, "model")) == 3
-
-
-def test_damage_in_the_middle_drops_what_follows(tmp_path):
-    path = tmp_path / "o.jsonl"
-    write(path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b'["zz", 3, []]\n', *lines[2:]]))
-    with pytest.warns(UserWarning, match="dropped the 3 lines"):
-        memo = Memo(path, "model")
-    assert len(memo) == 1
-
-
-def test_outcomes_of_another_model_are_set_aside(tmp_path):
-    path = tmp_path / "o.jsonl"
-    write(path)
-    with pytest.warns(UserWarning, match="another model or version; set aside"):
-        memo = Memo(path, "other")
-    assert len(memo) == 0
-    assert (tmp_path / "o.jsonl.old").is_file()
+def test_places_survive_a_reload(tmp_path, ragged_samples):
+    """A tiled image: where a token lies cannot be told from the grid alone."""
+    model, processor = tiny_tiled("llava_next")
+    tiled = backbones.for_model(model.eval(), processor)
+    samples = ragged_samples[-3:]
+    first, again = (VisualCache(tmp_path, tiled, "k", tiled.seed_signals) for _ in range(2))
+    first.load(samples)
+    again.load(samples)
+    assert again.encoder_calls == 0
+    for sample in samples:
+        image = sample.load_image()
+        inputs = processor(images=image, text=tiled.chat_prompt(sample.prompt), return_tensors="pt")
+        (fresh,) = tiled.encode(inputs, image_sizes=[(image.height, image.width)])
+        expected = fresh.tile_row_column()
+        assert len(expected[:, 0].unique()) > 1
+        for cache in (first, again):
+            assert torch.equal(cache[image_key(sample)].tile_row_column(), expected)
