@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.files import write_json, write_text
@@ -121,9 +122,10 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
 def choose(
     candidates: Sequence[Candidate], budgets: Sequence[Budget], images: Sequence[str]
 ) -> dict[Budget, Candidate]:
-    """Choose the setting of each budget, whatever its method."""
+    """Choose the setting of each budget among methods that can be deployed."""
+    own = [c for c in candidates if methods.get(c.setting.method).stage == "tokens"]
     return {
-        budget: choose_setting([c for c in candidates if c.setting.budget == budget], images)
+        budget: choose_setting([c for c in own if c.setting.budget == budget], images)
         for budget in budgets
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -17,15 +18,16 @@ from pydantic import (
     model_validator,
 )
 
+from resprune import methods
 from resprune.budget import Budget
-from resprune.errors import near_names
-from resprune.methods import per_prompt_options
+from resprune.errors import ConfigError, near_names
 from resprune.options import ALPHA_MAX
 from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
 from tuner.search.objectives import FixedBudget, Objective, Pareto
 from tuner.search.section import SearchSection
+from tuner.search.space import Space
 
 
 def _check_alpha(value: Any) -> Any:
@@ -208,7 +210,7 @@ class AdaptiveSection(StrictModel):
     @field_validator("vary")
     @classmethod
     def _per_prompt(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = per_prompt_options()
+        known = methods.per_prompt_options()
         for name in value:
             if name not in known:
                 raise ValueError(
@@ -280,6 +282,16 @@ class StudyConfig(StrictModel):
             raise ValueError(
                 "task.fit is missing: the alpha predictor needs a fit split of its own; add "
                 "fit = {split = ..., samples = ...} or set alpha.adaptive = false"
+            )
+        for method, budget in itertools.product(self.search.method, self.budgets()):
+            try:
+                Space(self.search, method, self.budgets()).base(budget)
+            except ConfigError as error:
+                raise ValueError(f"search.budget: {error}") from None
+        if all(methods.get(name).stage == "image" for name in self.search.method):
+            raise ValueError(
+                "search.method: what these methods choose cannot be deployed, only compared with; "
+                f"add one that chooses tokens ({', '.join(methods.names('tokens'))})"
             )
         strangers = [b for b in self.alpha.budgets if b not in self.budgets()]
         if strangers:

@@ -59,9 +59,7 @@ def test_the_middle_is_found_without_alpha():
             scores[flips] = 1 - scores[flips]
         pool.append(Candidate(Setting.of(method, 11), scores))
     chosen = choose_setting(pool, IMAGES)
-    distance = {
-        c.setting: sum(abs(c.scores - other.scores).mean() for other in pool) for c in pool
-    }
+    distance = {c.setting: sum(abs(c.scores - other.scores).mean() for other in pool) for c in pool}
     assert distance[chosen.setting] == pytest.approx(min(distance.values()))
 
 

@@ -214,9 +214,7 @@ def test_a_journal_of_an_older_version_is_refused(tmp_path):
     from optuna.storages.journal import JournalFileBackend
 
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL_FILE)))
-    old = optuna.create_study(
-        study_name="s", storage=storage, directions=["maximize", "minimize"]
-    )
+    old = optuna.create_study(study_name="s", storage=storage, directions=["maximize", "minimize"])
     old.optimize(lambda trial: (trial.suggest_float("alpha", 0, 4), 22.0), n_trials=1)
     with pytest.raises(StudyError, match="older version; move the run folder away"):
         search_of(tmp_path)
