@@ -79,7 +79,7 @@ def run(
     runs: Annotated[
         Path | None, typer.Option(help="Folder of run folders; the study's own by default.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials in all.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of the tune split.")] = None,
     fit_samples: Annotated[int | None, typer.Option(help="Samples of the fit split.")] = None,
     report_samples: Annotated[int | None, typer.Option(help="Samples of the report split.")] = None,

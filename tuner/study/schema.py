@@ -79,7 +79,7 @@ class StudySection(StrictModel):
     Attributes:
         name: Name of the run folder: letters, digits, ``-``, ``_`` and ``.``.
         seed: Seed of everything random.
-        trials: Trials in all, those before an interruption included.
+        trials: Trials of each method, those before an interruption included.
         objective: A table with ``kind``, or the kind alone.
     """
 
