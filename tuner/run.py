@@ -175,8 +175,10 @@ def recommend(
     opened: OpenedStudy, chosen: Mapping[Budget, Candidate], unpruned: float
 ) -> tuple[Budget, str]:
     """Recommend one of the budgets, and say why."""
-    by_tokens = {opened.tokens(each.setting): budget for budget, each in chosen.items()}
-    scores = {tokens: float(chosen[budget].scores.mean()) for tokens, budget in by_tokens.items()}
+    means = {budget: float(each.scores.mean()) for budget, each in chosen.items()}
+    # of budgets that keep the same count on average the better one stands for both
+    by_tokens = {opened.tokens(chosen[b].setting): b for b in sorted(means, key=means.__getitem__)}
+    scores = {tokens: means[budget] for tokens, budget in by_tokens.items()}
     objective = opened.study.study.objective
     tokens, reason = objective.recommend(scores, unpruned, opened.bench.metric)
     return by_tokens[tokens], reason

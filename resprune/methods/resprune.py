@@ -40,7 +40,7 @@ class ResPruneOptions(Options):
         Search(low=0.0, high=4.0, step=0.05, per_prompt=True, curve=True),
     ] = 0.5
     seed_strategy: Annotated[
-        SeedStrategy, Search(choices=("cls_attention", "l2_norm", "relevance"), per_prompt=True)
+        SeedStrategy, Search(choices=("cls_attention", "l2_norm"), per_prompt=True)
     ] = "l2_norm"
     relevance: Relevance = Relevance()
 

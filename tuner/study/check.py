@@ -85,7 +85,8 @@ def _verdict(study: StudyConfig, visual_tokens: int | None) -> str:
         for budget in study.budgets()
     ]
     unit = "tokens" if all(isinstance(b, Count) for b in study.budgets()) else "of an image"
+    each = " each" if len(study.search.method) > 1 else ""
     return (
-        f"fine ({study.study.trials} trials of {', '.join(study.search.method)} at "
+        f"fine ({study.study.trials} trials{each} of {', '.join(study.search.method)} at "
         f"{', '.join(budgets)} {'tokens' if visual_tokens is not None else unit})"
     )
