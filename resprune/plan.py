@@ -12,8 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from resprune import methods
 from resprune.alpha import AlphaPredictor, prompt_features
@@ -250,13 +252,13 @@ def check_orders(orders: Tensor, counts: Sequence[int], tokens: Sequence[int], m
     Raises:
         ResPruneError: An index out of range, or twice.
     """
-    place = torch.arange(orders.shape[1], device=orders.device)
-    inside = place < torch.tensor(counts, device=orders.device)[:, None]
-    limit = torch.tensor(tokens, device=orders.device)[:, None]
-    in_range = (orders >= 0) & (orders < limit)
-    ranked = torch.where(inside, orders, -1 - place).sort(dim=1).values
-    fine = (in_range | ~inside).all() & (ranked.diff(dim=1) != 0).all()
-    if orders.shape[1] < max(counts) or not bool(fine):
+    found = orders.cpu().numpy()  # the one wait for the device; small tensors are slow
+    place = np.arange(found.shape[1])
+    inside = place < np.array(counts)[:, None]
+    in_range = (found >= 0) & (found < np.array(tokens)[:, None])
+    ranked = np.sort(np.where(inside, found, -1 - place), axis=1)
+    fine = (in_range | ~inside).all() and (np.diff(ranked, axis=1) != 0).all()
+    if found.shape[1] < max(counts) or not fine:
         raise ResPruneError(
             f"method {method!r} kept an index twice or out of range; it must keep exactly "
             "min(k, T) unique tokens"
@@ -333,16 +335,16 @@ def batch_of(
     """
     lengths = [len(tokens) for tokens, _ in images]
     ragged = len(set(lengths)) > 1
-    pad = torch.nn.utils.rnn.pad_sequence
     names = images[0][1].keys()
     given = [rows for rows in relevance if rows is not None]
     return Batch(
-        tokens=pad([tokens for tokens, _ in images], batch_first=True),
+        tokens=_padded([tokens for tokens, _ in images]),
         lengths=torch.tensor(lengths, device=images[0][0].device) if ragged else None,
-        relevance=(
-            pad([rows.T for rows in given], batch_first=True).transpose(1, 2) if given else None
-        ),
-        signals={
-            name: pad([signals[name] for _, signals in images], batch_first=True) for name in names
-        },
+        relevance=_padded([rows.T for rows in given]).transpose(1, 2) if given else None,
+        signals={name: _padded([signals[name] for _, signals in images]) for name in names},
     )
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    """Stack tensors along a new first axis, padded at the end; one alone is not copied."""
+    return rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from resprune import methods
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
+from resprune.setting import Adaptive, Setting
 from tuner.imagefile import draw_kept, open_image, save_png
 
 if TYPE_CHECKING:
@@ -46,15 +48,13 @@ class PredictResult(BaseModel):
         pruned: The answer from the kept tokens.
         unpruned: The answer from all of them.
         same: Whether both say the same.
-        budget: The entry of the config that was used.
+        setting: The setting used.
+        adaptive: Whether it was chosen for this prompt.
         visual_tokens: Visual tokens T of the image.
         tokens_kept: How many were kept.
         kept: Their indices, rising.
         grid: Rows and columns of the visual tokens; token i lies at divmod(i, columns).
-        nouns: Nouns found in the question.
-        alpha: The alpha used; chosen for this prompt when `adaptive`.
-        adaptive: Whether alpha was chosen for this prompt.
-        seed_strategy: The seed strategy used.
+        nouns: Nouns found in the question; empty where the setting reads none.
         timings: Milliseconds of each step of the pruned answer.
         drawn: The file that the kept tokens were drawn to, or None.
     """
@@ -66,15 +66,13 @@ class PredictResult(BaseModel):
     pruned: Answer
     unpruned: Answer
     same: bool
-    budget: int | float
+    setting: Setting
+    adaptive: bool
     visual_tokens: int
     tokens_kept: int
     kept: list[int]
     grid: tuple[int, int]
     nouns: list[str]
-    alpha: float
-    adaptive: bool
-    seed_strategy: str
     timings: dict[str, float]
     drawn: str | None = None
 
@@ -98,7 +96,7 @@ def predict(
         config_dir: An exported config.
         image: An image file.
         question: What to ask.
-        budget: An entry of the config; None for its default.
+        budget: Budget of one of the config's policies, a count or a ratio; None for its default.
         model: Name of an embedded model, a folder or a hub id; None for the model that the
             config was made for.
         draw: Where to write a PNG of the image with the kept tokens, or None.
@@ -112,7 +110,12 @@ def predict(
             checked before the model is loaded.
     """
     config = PruningConfig.from_pretrained(config_dir)
-    entry = config.entry(budget)
+    policy = config.policy(budget)
+    if methods.get(policy.method).stage == "none":
+        raise ResPruneError(
+            f"{config_dir}: the policy at budget {policy.budget} is {policy.method!r} and keeps "
+            "everything; name another with --budget"
+        )
     picture = open_image(image)
     question = question.strip()
     if not question:
@@ -132,7 +135,8 @@ def predict(
 
     with attach(backbone.model, backbone.processor, config) as attachment:
         # start-up is paid here; another question, so that reading this one is timed
-        backbone.model.generate(**inputs, max_new_tokens=1, do_sample=False, query="start-up")
+        start = {"max_new_tokens": 1, "do_sample": False, "query": "start-up", "budget": budget}
+        backbone.model.generate(**inputs, **start)
         pruned = _answer(backbone, inputs, {**options, "budget": budget})
         call = attachment.last
     whole = _answer(backbone, inputs, options)
@@ -147,15 +151,13 @@ def predict(
         pruned=pruned,
         unpruned=whole,
         same=pruned.text.casefold() == whole.text.casefold(),
-        budget=entry.budget,
+        setting=call.settings[0],
+        adaptive=isinstance(policy, Adaptive),
         visual_tokens=call.visual_tokens[0],
         tokens_kept=len(kept),
         kept=kept,
         grid=call.grids[0],
         nouns=call.nouns[0],
-        alpha=call.alphas[0],
-        adaptive=entry.alpha == "adaptive",
-        seed_strategy=call.seed_strategy,
         timings=call.timings,
         drawn=None if draw is None else str(draw),
     )

@@ -6,10 +6,12 @@ split; the report split is scored once, at the end, with what was chosen before.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.files import write_json, write_text
@@ -74,20 +76,21 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     with opened.stage("trials"):
         search = run_trials(opened, unpruned)
     with opened.stage("curves"):
-        candidates, drawn = curves(opened, budgets)
-    for trial in search.trials():
-        scores = tune.score(trial.setting)
-        candidates[trial.setting.budget].append(Candidate(trial.setting, scores))
-    chosen = {budget: choose_setting(candidates[budget], tune.images) for budget in budgets}
+        tried = list(dict.fromkeys(trial.setting for trial in search.trials()))
+        candidates = list(map(Candidate, tried, tune.scores(tried)))
+        first = choose(candidates, budgets, tune.images)
+        points, drawn = curves(opened, [candidate.setting for candidate in first.values()])
+        candidates += points
+        chosen = choose(candidates, budgets, tune.images)
     settings = {budget: candidate.setting for budget, candidate in chosen.items()}
     recommended, reason = recommend(opened, chosen, unpruned)
     fitted = None
     if study.alpha.adaptive:
         with opened.stage("adaptive"):
             fitted = fit_adaptive(opened, settings)
-            drawn += fit_curves(opened, fitted)
+            drawn += fit_curves(opened, fitted) if fitted is not None else []
     with opened.stage("report"):
-        reported = report_split(opened, settings, fitted)
+        reported = report_split(opened, settings, rivals(candidates, settings, tune.images), fitted)
         shown = dict.fromkeys((recommended, budgets[-1]))
         panels = [panel for budget in shown for panel in reported.panels[budget]]
         examples = kept_examples(opened.split("report"), panels, study.report.examples)
@@ -114,6 +117,31 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         examples=examples,
     )
     return results, fitted
+
+
+def choose(
+    candidates: Sequence[Candidate], budgets: Sequence[Budget], images: Sequence[str]
+) -> dict[Budget, Candidate]:
+    """Choose the setting of each budget among methods that can be deployed."""
+    own = [c for c in candidates if methods.get(c.setting.method).stage == "tokens"]
+    return {
+        budget: choose_setting([c for c in own if c.setting.budget == budget], images)
+        for budget in budgets
+    }
+
+
+def rivals(
+    candidates: Sequence[Candidate], chosen: Mapping[Budget, Setting], images: Sequence[str]
+) -> dict[Budget, list[Setting]]:
+    """Choose, at each budget, the setting of every other method that was searched."""
+    found: dict[Budget, list[Setting]] = {}
+    for budget, winner in chosen.items():
+        by_method: dict[str, list[Candidate]] = defaultdict(list)
+        for candidate in candidates:
+            if candidate.setting.budget == budget and candidate.setting.method != winner.method:
+                by_method[candidate.setting.method].append(candidate)
+        found[budget] = [choose_setting(own, images).setting for own in by_method.values()]
+    return found
 
 
 def run_trials(opened: OpenedStudy, unpruned: float) -> Search:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -58,9 +59,14 @@ class VisualTokens:
         """
         if self.places is not None:
             return self.places
-        index = torch.arange(len(self.tokens))
-        columns = max(self.grid[1], 1)
-        return torch.stack([torch.zeros_like(index), index // columns, index % columns], dim=1)
+        return _cells(len(self.tokens), max(self.grid[1], 1))
+
+
+@lru_cache(maxsize=64)
+def _cells(tokens: int, columns: int) -> Tensor:
+    """Tile 0, row and column of each token of one grid; the same for every image of its size."""
+    index = torch.arange(tokens)
+    return torch.stack([torch.zeros_like(index), index // columns, index % columns], dim=1)
 
 
 class Backbone(ABC):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,15 @@ def test_a_written_file_says_everything(tmp_path):
             },
         ],
     }
+
+
+def test_the_file_of_the_reference_page_loads():
+    page = Path(__file__).parents[2] / "docs/reference/config.md"
+    [example] = re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    config = PruningConfig.from_dict(json.loads(example))
+    assert config.default == Count(count=43)
+    assert [policy.method for policy in config.table] == ["resprune", "divprune"]
+    assert json.loads(example).keys() == config.to_dict().keys()
 
 
 budgets = st.integers(1, 5000) | st.floats(0, 1, exclude_min=True)

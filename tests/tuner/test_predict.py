@@ -6,14 +6,22 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from resprune import PruningConfig, attach
+from resprune import PruningConfig, Setting, attach
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor
 from resprune.errors import ConfigError, ResPruneError
 from resprune.testing.tiny import tiny_llava as make_tiny
 from tuner import predict as module
 from tuner.imagefile import draw_kept, open_image
+from tuner.output.console import show_prediction
 from tuner.predict import predict
 
+ROWS = [
+    Setting.of("resprune", 5, alpha=1.0, seed_strategy="l2_norm"),
+    Setting.of("resprune", 3, alpha=0.25, seed_strategy="cls_attention"),
+    Setting.of("divprune", 0.25, positions="compact"),
+]
 QUESTION = "What color is the dog on the left?"
 
 
@@ -29,12 +37,8 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def config_dir(tmp_path, saved):
     folder, _ = saved
-    rows = [
-        {"budget": 5, "alpha": 1.0, "seed_strategy": "l2_norm"},
-        {"budget": 3, "alpha": 0.25, "seed_strategy": "cls_attention"},
-    ]
     made_for = {"family": "llava", "id": str(folder)}
-    data = {"backbone": made_for, "budgets": rows, "default_budget": 5}
+    data = {"backbone": made_for, "table": ROWS, "default": 5}
     PruningConfig.from_dict(data).save_pretrained(tmp_path / "config")
     return tmp_path / "config"
 
@@ -55,8 +59,8 @@ def generated(model, processor, photo, **options):
     return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("budget", [None, 3])
-def test_both_answers_are_the_models_own(saved, config_dir, photo, budget):
+@pytest.mark.parametrize(("budget", "row", "count"), [(None, 0, 5), (3, 1, 3), (0.25, 2, 4)])
+def test_both_answers_are_the_models_own(saved, config_dir, photo, budget, row, count):
     from transformers import AutoModelForImageTextToText
 
     folder, processor = saved
@@ -68,16 +72,38 @@ def test_both_answers_are_the_models_own(saved, config_dir, photo, budget):
         kept = attachment.last.kept[0].tolist()
     assert result.pruned.text == text.strip()
     assert result.kept == kept
-    count = budget or 5
-    assert (result.budget, result.tokens_kept, result.visual_tokens) == (count, count, 16)
+    assert (result.tokens_kept, result.visual_tokens) == (count, 16)
     assert len(result.kept) == count
     assert result.same == (result.pruned.text.lower() == result.unpruned.text.lower())
-    assert (result.alpha, result.adaptive) == ((0.25 if budget else 1.0), False)
-    assert "dog" in result.nouns
+    assert (result.setting, result.adaptive) == (ROWS[row], False)
+    assert ("dog" in result.nouns) == (result.setting.method == "resprune")
     assert result.question == QUESTION
     assert result.pruned.seconds > 0 < result.unpruned.seconds
     assert {"encode_ms", "select_ms"} <= set(result.timings)
     assert type(result).model_validate_json(result.model_dump_json()) == result
+
+
+def test_the_arm_of_the_prompt_is_said(saved, tmp_path, photo):
+    """A predictor that trusts nothing serves the best fixed arm."""
+    arms = [ROWS[0].with_options(alpha=alpha) for alpha in (0.0, 2.0)]
+    numbers = {"center": [0.0], "scale": [1.0], "low": [0.0], "high": [1.0]}
+    budget = {"budget": 5, "mean_losses": [0.3, 0.2], "strength": 0.0, "model": None}
+    predictor = AlphaPredictor.from_dict(
+        {
+            "schema_version": 1,
+            "features": [FEATURE_NAMES[0]],
+            **numbers,
+            "alphas": [0.0, 2.0],
+            "budgets": [budget],
+        }
+    )
+    data = {"table": [{"arms": arms, "fallback": 0}], "default": 5}
+    PruningConfig.from_dict(data, predictor=predictor).save_pretrained(tmp_path / "c")
+    result = predict(tmp_path / "c", photo, QUESTION, model=str(saved[0]), max_new_tokens=1)
+    assert (result.setting, result.adaptive) == (arms[1], True)
+    console = Console(record=True, width=200)
+    show_prediction(result, console)
+    assert "alpha 2, seed l2_norm (chosen for this prompt)" in console.export_text()
 
 
 def test_kept_tokens_are_drawn_where_they_lie(config_dir, photo, tmp_path):
@@ -133,8 +159,15 @@ def test_a_question_with_the_image_marker_is_refused(config_dir, photo):
 
 @pytest.mark.usefixtures("no_model")
 def test_a_budget_outside_the_table_is_refused(config_dir, photo):
-    with pytest.raises(ConfigError, match="lists 5, 3"):
+    with pytest.raises(ConfigError, match=r"lists 5, 3, 0\.25"):
         predict(config_dir, photo, QUESTION, budget=4)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_policy_that_keeps_everything_has_nothing_to_show(tmp_path, photo):
+    PruningConfig.single(1.0, method="unpruned").save_pretrained(tmp_path / "c")
+    with pytest.raises(ResPruneError, match="keeps everything; name another with --budget"):
+        predict(tmp_path / "c", photo, QUESTION)
 
 
 @pytest.mark.usefixtures("no_model")

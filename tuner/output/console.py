@@ -130,11 +130,8 @@ def show_prediction(result: PredictResult, console: Console) -> None:
         table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
     console.print(table)
     nouns = ", ".join(result.nouns) or "none"
-    how = "chosen for this prompt" if result.adaptive else "fixed"
-    console.print(
-        f"nouns: {nouns}; alpha {result.alpha:g} ({how}); seed strategy {result.seed_strategy}",
-        markup=False,
-    )
+    how = " (chosen for this prompt)" if result.adaptive else ""
+    console.print(f"nouns: {nouns}; {policy_text(result.setting)}{how}", markup=False)
     console.print(f"kept: {result.kept}", markup=False)
     if result.drawn is not None:
         console.print(f"drawn: {result.drawn}", markup=False)

@@ -40,7 +40,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
             "label": row.policy.method if row.kind == "rival" else kind.label,
             "color": kind.color,
             "symbol": kind.symbol,
-            "setting": "-" if row.kind == "unpruned" else policy_text(row.policy, searched),
+            "setting": "" if row.kind == "unpruned" else policy_text(row.policy, searched),
             "kept": kept_text(row.policy.budget, row.tokens, total),
             "method": row.policy.method,
             "budget": str(row.policy.budget),

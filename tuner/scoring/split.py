@@ -88,6 +88,7 @@ class Split:
         self._prefills = 0
         self._reference: list[str | None] | None = None
         self._smaller: dict[Setting, Split] = {}
+        self._scores: dict[Setting, Floats] = {}
         if bench.metric.needs_gold and any(not sample.answers for sample in self.samples):
             raise StudyError(
                 f"task.metric: {bench.metric.name} needs a gold answer for every sample"
@@ -155,14 +156,15 @@ class Split:
         return scores
 
     def scores(self, settings: Sequence[Setting]) -> Floats:
-        """Score settings under the study's metric, shape (S, N)."""
-        image = [s for s in settings if methods.get(s.method).stage == "image"]
-        found = {
-            s: self._downsampled(s).score_plans([self._downsampled(s).unpruned()])[0] for s in image
-        }
-        rest = [s for s in settings if s not in found]
-        found |= zip(rest, self.score_plans(self.plans(rest)), strict=True)
-        rows = [found[s] for s in settings]
+        """Score settings under the study's metric, shape (S, N); each setting once."""
+        missing = [s for s in dict.fromkeys(settings) if s not in self._scores]
+        rest = [s for s in missing if methods.get(s.method).stage != "image"]
+        self._scores |= zip(rest, self.score_plans(self.plans(rest)), strict=True)
+        for setting in missing:
+            if setting not in self._scores:
+                smaller = self._downsampled(setting)
+                self._scores[setting] = smaller.score_plans([smaller.unpruned()])[0]
+        rows = [self._scores[s] for s in settings]
         return np.array(rows, dtype=np.float64).reshape(len(settings), len(self))
 
     def tokens(self, setting: Setting) -> int:

@@ -28,9 +28,10 @@ def choose_setting(candidates: Sequence[Candidate], images: Sequence[str]) -> Ca
     """Choose the setting of one budget.
 
     The best mean score wins. Settings less than half a paired standard error below it are tied
-    with it, since the best of many tries owes part of its lead to luck; among those, the one with
-    the median alpha is taken: the middle of the plateau, not its edge. Equal scores go to the
-    smaller alpha, then to the candidate named first.
+    with it, since the best of many tries owes part of its lead to luck; among those the one nearest
+    the others is taken, the middle of the plateau and not its edge: the least mean distance, of
+    scores paired by sample, to the other tied ones. Equal distances go to the higher score, then
+    to the candidate named first.
 
     Args:
         candidates: At least one.
@@ -39,16 +40,16 @@ def choose_setting(candidates: Sequence[Candidate], images: Sequence[str]) -> Ca
     Returns:
         The chosen one.
     """
-    means = np.array([candidate.scores.mean() for candidate in candidates])
-    best = candidates[int(np.argmax(means))]
+    unique = list({candidate.setting: candidate for candidate in candidates}.values())
+    best = max(unique, key=lambda candidate: float(candidate.scores.mean()))
     tied = [
         candidate
-        for candidate in candidates
+        for candidate in unique
         if candidate is best
         or best.scores.mean() - candidate.scores.mean()
         <= NEAR_TIE * standard_error(best.scores, candidate.scores, images)
     ]
-    tied.sort(key=lambda candidate: candidate.setting.option("alpha") or 0.0)
-    middle = tied[(len(tied) - 1) // 2].setting.option("alpha")
-    same = [candidate for candidate in tied if candidate.setting.option("alpha") == middle]
-    return max(same, key=lambda candidate: float(candidate.scores.mean()))
+    scores = np.stack([candidate.scores for candidate in tied])
+    distances = [round(float(np.abs(scores - row).mean()), 12) for row in scores]
+    order = sorted(range(len(tied)), key=lambda i: (distances[i], -float(scores[i].mean())))
+    return tied[order[0]]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resprune import methods
 from resprune.budget import Count, Energy, Ratio
-from resprune.options import with_values
 from resprune.setting import Setting
 from tuner.search.section import Range, SearchSection
 
@@ -39,15 +38,22 @@ class Space:
             for name, values in self._ranges.items()
             if not isinstance(values, Range)
         }
-        options = with_values(methods.get(self.method).options(), first)
-        return Setting.model_validate(
-            {
-                "method": self.method,
-                "options": options,
-                "budget": budget,
-                "positions": self._positions[0],
-            }
-        )
+        return Setting.of(self.method, budget, positions=self._positions[0], **first)
+
+    @property
+    def size(self) -> int:
+        """How many settings there are at one budget."""
+        sizes = [
+            round((values.high - values.low) / values.step) + 1
+            if isinstance(values, Range)
+            else len(values)
+            for values in self._ranges.values()
+        ]
+        return math.prod(sizes) * len(self._positions)
+
+    def label(self, setting: Setting) -> int | float | str:
+        """Return the name of a setting's budget in trials."""
+        return label_of(setting.budget)
 
     def distributions(self) -> dict[str, Any]:
         """Return the space as Optuna's distributions; what has one value only is not in it."""

@@ -1,19 +1,21 @@
 """The trials of a study: one Optuna study a method, in the one journal of the run folder.
 
-Every trial's sampler is seeded from (study seed, trial number) and trials run one by one, so a
-study that was interrupted and resumed goes through the same trials as one that was not.
+Trials run one by one, and what a trial draws is decided by the complete trials before it alone, so
+a study that was interrupted and resumed goes through the same trials as one that was not.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resprune.errors import StudyError
 from resprune.setting import Setting
 from tuner.results.schema import TrialResult
 from tuner.search.objectives import Objective
@@ -23,8 +25,7 @@ from tuner.search.storage import journal
 if TYPE_CHECKING:
     import optuna
 
-_STARTUP_TRIALS = 12
-_MOST_REPEATS = 40  # in a row, before the search space counts as exhausted
+_MOST_REPEATS = 40  # draws of a setting that was tried already, before it is tried again
 
 
 class MethodSearch:
@@ -54,20 +55,25 @@ class MethodSearch:
         self._objective = objective
         self._seed = seed
         self._distributions = space.distributions()
+        params = [space.params(setting) for setting in first]
+        self._first = [given for given in params if given is not None]
         self._study = optuna.create_study(
             study_name=name,
             storage=storage,
             directions=list(objective.directions),
-            sampler=self._sampler(0),
             load_if_exists=True,
         )
-        for setting in first:
-            params = space.params(setting)
-            if params is not None:
-                self._study.enqueue_trial(params, skip_if_exists=True)
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == optuna.trial.TrialState.RUNNING:  # cut short, and drawn again
+                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if any("tokens" not in trial.user_attrs for trial in self._complete()):
+            raise StudyError(
+                f"study {name!r}: its journal was written by an older version; move the run folder "
+                "away, or give --runs another"
+            )
 
-    def step(self, evaluate: Callable[[Setting], tuple[float, int]], floor: float | None) -> bool:
-        """Run one trial; False when there seems to be no setting left to try.
+    def step(self, evaluate: Callable[[Setting], tuple[float, int]], floor: float | None) -> None:
+        """Run one trial.
 
         Args:
             evaluate: Scores a setting on the tune split: its mean score and mean count of tokens.
@@ -75,9 +81,7 @@ class MethodSearch:
         """
         import optuna
 
-        trial = self._new_trial()
-        if trial is None:
-            return False
+        trial = self._ask()
         begin = time.perf_counter()
         score, tokens = evaluate(self.space.setting(trial.params))
         trial.set_user_attr("score", score)
@@ -87,19 +91,23 @@ class MethodSearch:
             trial.set_constraint("quality-floor", floor - score)
         values = self._objective.values(score, tokens)
         self._study.tell(trial, values, state=optuna.trial.TrialState.COMPLETE)
-        return True
+
+    @property
+    def count(self) -> int:
+        """How many trials are complete."""
+        return len(self._complete())
 
     def trials(self) -> list[TrialResult]:
-        """Return the complete trials by number."""
+        """Return the complete trials in order."""
         return [
             TrialResult(
-                number=trial.number,
+                number=number,
                 setting=self.space.setting(trial.params),
                 tokens=int(trial.user_attrs["tokens"]),
                 score=float(trial.user_attrs["score"]),
                 seconds=float(trial.user_attrs["seconds"]),
             )
-            for trial in self._complete()
+            for number, trial in enumerate(self._complete())
         ]
 
     def importances(self) -> dict[str, float]:
@@ -129,45 +137,41 @@ class MethodSearch:
         states = (optuna.trial.TrialState.COMPLETE,)
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _sampler(self, number: int) -> Any:
-        import optuna
+    def _ask(self) -> optuna.trial.Trial:
+        """Ask for a trial at the budget whose turn it is, of a setting that was not tried yet.
 
-        seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
-        return optuna.samplers.TPESampler(
-            seed=int(seed),
-            n_startup_trials=_STARTUP_TRIALS,
-            multivariate=True,  # the best alpha depends on the budget
-            constant_liar=False,
-        )
-
-    def _new_trial(self) -> optuna.trial.Trial | None:
-        """Ask for a trial whose parameters were not tried yet; None when there seems to be none.
-
-        The sampler knows nothing of what repeats; a repeated trial is marked as failed, which
-        samplers ignore, and the next number draws with a seed of its own.
+        The sampler knows nothing of what repeats: a repeated trial is marked as failed, which
+        samplers ignore, and drawn again. Where nothing else is left, a setting is tried again, at
+        no cost, so that every method gets the same number of trials.
         """
         import optuna
 
-        tried = {self.space.setting(trial.params) for trial in self._complete()}
-        for _ in range(_MOST_REPEATS):
-            trial = self._next()
-            for name, space in self._distributions.items():
-                trial._suggest(name, space)
-            if self.space.setting(trial.params) not in tried:
+        from tuner.search.sampler import DealtSampler
+
+        done = self._complete()
+        place = len(done)
+        tried = {self.space.setting(trial.params) for trial in done}
+        served = Counter(self.space.label(setting) for setting in tried)
+        turn = Counter(self.space.label(self.space.setting(trial.params)) for trial in done)
+        budget = min(self.space.budgets, key=lambda label: turn[label])
+        spent = served[budget] >= self.space.size
+        words = [self._seed, *self.space.method.encode(), place]
+        for attempt in range(_MOST_REPEATS):
+            self._study.sampler = DealtSampler([*words, attempt], budget)
+            if place < len(self._first) and attempt == 0 and not self._waiting():
+                self._study.enqueue_trial(self._first[place])
+            trial = self._study.ask(fixed_distributions=self._distributions)
+            repeated = self.space.setting(trial.params) in tried
+            if spent or not repeated or attempt == _MOST_REPEATS - 1:
                 return trial
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return None
+        raise AssertionError("the last attempt is taken")
 
-    def _next(self) -> optuna.trial.Trial:
-        """Go on with the trial that an interruption left running, else ask for the next one."""
+    def _waiting(self) -> bool:
         import optuna
 
-        trials = self._study.get_trials(deepcopy=False)
-        left = [t for t in trials if t.state == optuna.trial.TrialState.RUNNING]
-        waiting = [t for t in trials if t.state == optuna.trial.TrialState.WAITING]
-        upcoming = (left or waiting)[0].number if left or waiting else len(trials)
-        self._study.sampler = self._sampler(upcoming)
-        return optuna.trial.Trial(self._study, left[0]._trial_id) if left else self._study.ask()
+        states = (optuna.trial.TrialState.WAITING,)
+        return bool(self._study.get_trials(deepcopy=False, states=states))
 
 
 class Search:
@@ -225,13 +229,12 @@ class Search:
             floor: Mean score that trials must reach, None where there is none.
             report: Told each trial, and how many are complete.
         """
-        open_ = list(self._searches.values())
-        while open_:
-            for search in list(open_):
-                if len(search.trials()) >= total or not search.step(evaluate, floor):
-                    open_.remove(search)
-                    continue
-                report(search.trials()[-1], len(self.trials()))
+        for number in range(total):
+            for search in self._searches.values():
+                if search.count <= number:
+                    search.step(evaluate, floor)
+                    done = sum(each.count for each in self._searches.values())
+                    report(search.trials()[-1], done)
 
     def trials(self) -> list[TrialResult]:
         """Return the complete trials, method by method."""

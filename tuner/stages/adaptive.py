@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from resprune.budget import Budget
+from resprune.errors import StudyError
+from resprune.options import searchable
 from resprune.plan import Plan
 from resprune.setting import Adaptive, Setting
 from tuner.alpha.fit import AlphaFit, fit_alpha
@@ -16,6 +20,7 @@ from tuner.results.schema import AdaptiveRow, Curve
 from tuner.results.statistics import Intervals
 from tuner.scoring.metrics import LEAST_LOG_LIKELIHOOD
 from tuner.scoring.split import Split
+from tuner.search.section import Range
 from tuner.stages.curves import curve_of
 from tuner.stages.opened import OpenedStudy
 
@@ -42,12 +47,18 @@ class Fitted:
         return self.fit.strengths.get(budget, 0.0) > 0
 
 
-def fit_adaptive(opened: OpenedStudy, chosen: Mapping[Budget, Setting]) -> Fitted:
-    """Fit the predictor over the arms of each chosen setting."""
+def fit_adaptive(opened: OpenedStudy, chosen: Mapping[Budget, Setting]) -> Fitted | None:
+    """Fit the predictor over the arms of each chosen setting.
+
+    Returns:
+        None where no chosen setting's method has the options that vary by prompt.
+    """
     study, split, metric = opened.study, opened.split("fit"), opened.bench.metric
-    arms = arm_values(opened)
     wanted = study.alpha.budgets or tuple(chosen)
-    budgets = [budget for budget in chosen if budget in wanted]
+    budgets = [b for b in chosen if b in wanted and varies(chosen[b], study.adaptive.vary)]
+    if not budgets:
+        return None
+    arms = arm_values(opened, chosen[budgets[0]].method)
     scores: dict[Budget, Floats] = {}
     smooth: dict[Budget, Floats] = {}
     labelled = all(sample.answers for sample in split.samples)
@@ -76,18 +87,46 @@ def fit_adaptive(opened: OpenedStudy, chosen: Mapping[Budget, Setting]) -> Fitte
     return Fitted(fit, policies, scores)
 
 
-def arm_values(opened: OpenedStudy) -> list[dict[str, float | str]]:
-    """Return the per-prompt option values of each arm: the alpha grid."""
-    return [{"alpha": alpha} for alpha in opened.study.alpha.grid]
+def varies(setting: Setting, options: Sequence[str]) -> bool:
+    """Say whether a setting's method lets all these options vary by prompt."""
+    known = searchable(type(setting.options))
+    return all(name in known and known[name].per_prompt for name in options)
+
+
+def arm_values(opened: OpenedStudy, method: str) -> list[dict[str, float | str]]:
+    """Return the per-prompt option values of each arm.
+
+    Every combination: of alpha the grid, of other options what the study lists.
+    """
+    study = opened.study
+    lists: list[list[float | str]] = []
+    for name in study.adaptive.vary:
+        values = study.search.options[method].get(name, ())
+        if name != "alpha" and isinstance(values, Range):
+            raise StudyError(
+                f"adaptive.vary: {name!r} is searched over a range; list its values in "
+                f"[search.{method}]"
+            )
+        lists.append(
+            list(study.alpha.grid) if isinstance(values, Range) or name == "alpha" else [*values]
+        )
+    return [
+        dict(zip(study.adaptive.vary, values, strict=True)) for values in itertools.product(*lists)
+    ]
 
 
 def fit_curves(opened: OpenedStudy, fitted: Fitted) -> list[Curve]:
-    """Return the alpha curves of the fit split."""
+    """Return the alpha curves of the fit split, one for each value of what else varies."""
     split, grid = opened.split("fit"), opened.study.alpha.grid
-    return [
-        curve_of(opened, split, policy.arms[0], "alpha", grid, fitted.scores[budget])
-        for budget, policy in fitted.policies.items()
-    ]
+    found = []
+    for budget, policy in fitted.policies.items():
+        groups: dict[Setting, list[int]] = defaultdict(list)
+        for i, arm in enumerate(policy.arms):
+            groups[arm.with_options(alpha=0.0)].append(i)
+        for rows in groups.values():
+            scores = fitted.scores[budget][rows]
+            found.append(curve_of(opened, split, policy.arms[rows[0]], "alpha", grid, scores))
+    return found
 
 
 def chosen_arms(fitted: Fitted, budget: Budget, features: Floats) -> Ints:

@@ -1,4 +1,4 @@
-"""Curves: the score over the values of one option, all else equal."""
+"""Curves: the score over the values of one option around a chosen setting, all else equal."""
 
 from __future__ import annotations
 
@@ -7,36 +7,61 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from resprune.budget import Budget
+from resprune.options import searchable
 from resprune.setting import Setting
 from tuner.results.schema import Curve
 from tuner.results.statistics import standard_error
 from tuner.scoring.split import Split
 from tuner.search.choose import Candidate
+from tuner.search.section import Range
 from tuner.stages.opened import OpenedStudy
 
 Floats = npt.NDArray[np.float64]
+_POINTS = 9  # of a curve whose values the study does not list
 
 
-def curves(
-    opened: OpenedStudy, budgets: Sequence[Budget]
-) -> tuple[dict[Budget, list[Candidate]], list[Curve]]:
-    """Score the alpha grid under every seed strategy; its points are candidates too."""
-    tune, grid = opened.split("tune"), opened.study.alpha.grid
-    candidates: dict[Budget, list[Candidate]] = {budget: [] for budget in budgets}
+def curves(opened: OpenedStudy, chosen: Sequence[Setting]) -> tuple[list[Candidate], list[Curve]]:
+    """Score the curves around chosen settings on the tune split.
+
+    Args:
+        opened: The study.
+        chosen: Settings, one a budget.
+
+    Returns:
+        The curves' points, which are candidates too, and the curves: one for each option of a
+        setting's method that is marked so.
+    """
+    tune = opened.split("tune")
+    points: list[Candidate] = []
     found = []
-    space = opened.spaces["resprune"]
-    for strategy in opened.study.search.options["resprune"]["seed_strategy"]:
-        bases = [space.base(budget).with_options(seed_strategy=strategy) for budget in budgets]
-        settings = [base.with_options(alpha=alpha) for base in bases for alpha in grid]
-        tables = tune.scores(settings).reshape(len(budgets), len(grid), len(tune))
-        for budget, base, table in zip(budgets, bases, tables, strict=True):
-            found.append(curve_of(opened, tune, base, "alpha", grid, table))
-            candidates[budget] += [
-                Candidate(base.with_options(alpha=alpha), scores)
-                for alpha, scores in zip(grid, table, strict=True)
-            ]
-    return candidates, found
+    for setting in chosen:
+        for option, values in curved(opened, setting).items():
+            settings = [setting.with_options(**{option: value}) for value in values]
+            scores = tune.scores(settings)
+            points += map(Candidate, settings, scores)
+            found.append(curve_of(opened, tune, setting, option, values, scores))
+    return points, found
+
+
+def curved(opened: OpenedStudy, setting: Setting) -> dict[str, list[float]]:
+    """Return the options of a setting that have a curve, with their values."""
+    found = {}
+    ranges = opened.study.search.options.get(setting.method, {})
+    for name, search in searchable(type(setting.options)).items():
+        values = ranges.get(name)
+        if (
+            not search.curve
+            or values is None
+            or (not isinstance(values, Range) and len(values) < 2)
+        ):
+            continue  # fixed by the study
+        if name == "alpha":
+            found[name] = list(opened.study.alpha.grid)
+        elif isinstance(values, Range):
+            found[name] = np.linspace(values.low, values.high, _POINTS).round(6).tolist()
+        else:
+            found[name] = sorted(map(float, values))
+    return found
 
 
 def curve_of(

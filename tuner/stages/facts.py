@@ -81,9 +81,14 @@ def _feature_weights(fitted: Fitted | None) -> list[FeatureWeight]:
 
 def _notes(opened: OpenedStudy, search: Search) -> list[str]:
     study, notes = opened.study, []
-    trials, asked = len(search.trials()), study.study.trials * len(study.search.method)
-    if trials < asked:
-        notes.append(f"The search space held no more than {trials} settings that differ.")
+    trials = search.trials()
+    for method in study.search.method:
+        tried = [trial.setting for trial in trials if trial.setting.method == method]
+        if len(set(tried)) < len(tried):
+            notes.append(
+                f"{method}: {len(tried)} trials of {len(set(tried))} settings that differ; the "
+                "search space held no more."
+            )
     budgets = opened.budgets()
     default = paper_default(opened.backbone.family, budgets[0])
     if opened.paper(budgets[0]).option("seed_strategy") != default.option("seed_strategy"):

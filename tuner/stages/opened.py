@@ -171,32 +171,33 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
         ResPruneError: A budget over the fixed T, or a signal that the vision tower cannot give.
     """
     where, fixed = study.study.name, backbone.visual_tokens
-    for name, each in study.search.options.items():
-        strategies = each.get("seed_strategy", ())
-        backbone.require_signals([s for s in map(str, strategies) if s.endswith("_attention")])
+    for name, ranges in study.search.options.items():
         base = Space(study.search, name, study.budgets()).base(study.budgets()[0])
-        backbone.require_signals(signals_of(needs_of(base), backbone.seed_signals))
+        listed = [
+            (key, v) for key, values in ranges.items() if isinstance(values, tuple) for v in values
+        ]
+        for setting in (base, *(base.with_options(**{key: value}) for key, value in listed)):
+            backbone.require_signals(signals_of(needs_of(setting), backbone.seed_signals))
         if methods.get(name).stage == "image" and fixed is not None:
             raise StudyError(
                 f"{where}: search.method: {name!r} is not comparable on this model, whose tower "
                 f"gives {fixed} visual tokens whatever the image's size; leave it out"
             )
-    seen: dict[int, Budgets] = {}
+    if fixed is None:
+        return
     for budget in study.budgets():
-        if fixed is None:
-            break
-        count = budget.limit(fixed)
-        if isinstance(budget, Count) and budget.count > fixed:
+        most = {Count: "count", Energy: "most"}.get(type(budget))
+        if most is not None and getattr(budget, most) > fixed:
             raise StudyError(
                 f"{where}: search.budget: {budget} is over the {fixed} visual tokens of this "
                 f"model; give counts from 1 to {fixed}"
             )
-        if not isinstance(budget, Energy) and count in seen:
+    for one, other in itertools.combinations(study.budgets(), 2):
+        if Energy not in (type(one), type(other)) and one.limit(fixed) == other.limit(fixed):
             raise StudyError(
-                f"{where}: search.budget: {budget} is {count} tokens, which another budget "
+                f"{where}: search.budget: {other} is {other.limit(fixed)} tokens, which {one} "
                 "already is; keep one of them"
             )
-        seen[count] = budget
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:

@@ -51,13 +51,17 @@ class Reported:
 
 
 def report_split(
-    opened: OpenedStudy, chosen: Mapping[Budget, Setting], fitted: Fitted | None
+    opened: OpenedStudy,
+    chosen: Mapping[Budget, Setting],
+    rivals: Mapping[Budget, Sequence[Setting]],
+    fitted: Fitted | None,
 ) -> Reported:
     """Score what was chosen, its ablations and the baselines on the report split.
 
     Args:
         opened: The study.
         chosen: The setting chosen for each budget.
+        rivals: The settings chosen of other methods for each budget.
         fitted: The predictor of adaptive policies, or None.
     """
     split, intervals = opened.split("report"), opened.intervals("report")
@@ -66,7 +70,7 @@ def report_split(
     panels: dict[Budget, list[Panel]] = {}
     features = split.features() if fitted is not None else None
     for budget, setting in chosen.items():
-        scored += _fixed(opened, budget, setting)
+        scored += _fixed(opened, setting, rivals.get(budget, ()))
         paper = opened.paper(budget)
         deployed = Panel("tuned", [setting] * len(split), split.plans([setting])[0])
         if fitted is not None and features is not None and budget in fitted.policies:
@@ -85,11 +89,12 @@ def report_split(
     return Reported(rows_of(opened, scored, intervals), adaptive, panels)
 
 
-def _fixed(opened: OpenedStudy, budget: Budget, setting: Setting) -> list[Scored]:
-    """Score a chosen setting, its ablations and the baselines of its budget."""
-    split = opened.split("report")
+def _fixed(opened: OpenedStudy, setting: Setting, rivals: Sequence[Setting]) -> list[Scored]:
+    """Score a chosen setting, its ablations, its rivals and the baselines of its budget."""
+    split, budget = opened.split("report"), setting.budget
     policies: list[tuple[RowKind, Setting]] = [
         *_ablations(setting),
+        *(("rival", rival) for rival in rivals),
         ("paper-default", opened.paper(budget)),
         ("tuned", setting),
     ]

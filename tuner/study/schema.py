@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import ConfigError, near_names
-from resprune.methods import per_prompt_options
 from resprune.options import ALPHA_MAX
 from resprune.setting import Setting
 from resprune.validation import StrictModel
@@ -214,7 +214,7 @@ class AdaptiveSection(StrictModel):
     @field_validator("vary")
     @classmethod
     def _per_prompt(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = per_prompt_options()
+        known = methods.per_prompt_options()
         for name in value:
             if name not in known:
                 raise ValueError(
@@ -293,6 +293,11 @@ class StudyConfig(StrictModel):
             except ConfigError as error:
                 problem = str(error).removeprefix("setting: ")
                 raise ValueError(f"search.budget: {budget}: {problem}") from None
+        if all(methods.get(name).stage == "image" for name in self.search.method):
+            raise ValueError(
+                "search.method: what these methods choose cannot be deployed, only compared with; "
+                f"add one that chooses tokens ({', '.join(methods.names('tokens'))})"
+            )
         strangers = [b for b in self.alpha.budgets if b not in self.budgets()]
         if strangers:
             raise ValueError(

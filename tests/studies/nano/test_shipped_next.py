@@ -67,8 +67,11 @@ def test_pruned_by_resprune_it_answers_more_than_pruned_at_random(loaded):
 
     questions = iter_questions("monitor", 64, offset=4000, scene=generate_wide_scene)
     right = {}
-    for method in ("resprune", "random"):
-        config = resprune.PruningConfig.paper_default("llava_next", 40, method=method)
+    configs = {
+        "resprune": resprune.PruningConfig.paper_default("llava_next", 40),
+        "random": resprune.PruningConfig.single(40, method="random"),
+    }
+    for method, config in configs.items():
         with resprune.attach(*loaded, config):
             right[method] = sum(said == q.answer for q, said, _ in _answers(loaded, questions))
     assert right["resprune"] >= right["random"] + 0.15 * len(questions)

@@ -21,9 +21,17 @@ from tuner.results.schema import AdaptiveRow, Curve, Interval, Results, TrialRes
 Figure = dict[str, Any]
 GROUP = "#e69f00"  # the best arm of each kind of question: a bound, not a kind of row
 _INK, _FAINT = "#1f2933", "#c3ccd6"
-_AXIS = {"gridcolor": "#e6eaef", "linecolor": _FAINT, "tickcolor": _FAINT, "ticks": "outside"}
-_AXIS |= {"zeroline": False, "automargin": True, "fixedrange": True}  # scrolling does not zoom
-_AXIS |= {"title": {"font": {"size": 13}, "standoff": 8}}
+_AXIS = {
+    "gridcolor": "#e6eaef",
+    "linecolor": _FAINT,
+    "tickcolor": _FAINT,
+    "ticks": "outside",
+    "showline": True,
+    "zeroline": False,
+    "automargin": True,
+    "fixedrange": True,  # scrolling does not zoom
+    "title": {"font": {"size": 13}, "standoff": 8},
+}
 _LOOK = {
     "font": {"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13, "color": _INK},
     "margin": {"l": 8, "r": 12, "t": 10, "b": 8},
@@ -151,7 +159,8 @@ def gains(rows: Sequence[AdaptiveRow], scale: Scale) -> Figure:
         trace["marker"] = {"color": color, "symbol": symbol, "size": 11}
         data.append(trace | {"error_x": _error(found, scale, color)})
     x_axis = _title(f"{'points' if scale.percent else 'score'} above the best fixed arm")
-    y_axis = {"tickvals": places, "ticktext": names, "range": [-0.6, len(rows) - 0.4]}
+    y_axis = {"tickvals": places, "ticktext": names, "showgrid": False}
+    y_axis["range"] = [-0.6, len(rows) - 0.4]
     zero = _rule({"color": KINDS["tuned"].color, "width": 2}, yref="paper", x0=0, y0=0, y1=1)
     height = 120 + 62 * len(rows)
     return _figure(height, data, x_axis, y_axis, shapes=[zero], showlegend=True)
@@ -163,7 +172,7 @@ def arms(row: AdaptiveRow) -> Figure:
     total = sum(row.chosen) or 1
     colors = [KINDS["adaptive"].color] * len(names)
     colors[row.policy.fallback] = KINDS["tuned"].color
-    bars = {"type": "bar", "x": [safe(name) for name in names], "marker": {"color": colors}}
+    bars: Figure = {"type": "bar", "x": [safe(name) for name in names], "marker": {"color": colors}}
     bars["y"] = [100 * count / total for count in row.chosen]
     bars["hovertemplate"] = f"{safe(word)} %{{x}}: %{{y:.1f}} % of prompts<extra></extra>"
     x_axis = _title(safe(word)) | {"type": "category", "showgrid": False}

@@ -169,6 +169,8 @@ def _groups_say(report: pd.DataFrame, scale: Scale) -> str:
         if group in whole.by_group
     }
     most, least = min(losses, key=lambda g: losses[g]), max(losses, key=lambda g: losses[g])
+    if scale.signed(losses[most]) == scale.signed(losses[least]):
+        return f"Against all tokens, every kind changes by the same ({scale.signed(losses[most])})."
     return (
         f"Against all tokens, {most} changes most ({scale.signed(losses[most])}) and {least} "
         f"least ({scale.signed(losses[least])})."
