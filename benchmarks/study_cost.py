@@ -21,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.cache import processed
-from tuner.objective import Search
-
 from resprune import PruningConfig, attach
-from tuner.run import Silent, _Run
+from resprune.setting import Setting, unpruned
+from tuner.run import run_trials
+from tuner.scoring.visual import processed
+from tuner.search.trials import Search
+from tuner.stages.opened import OpenedStudy
 from tuner.study import StudyConfig, find_study, load_study
 from tuner.tasks import Sample
 
@@ -62,55 +63,45 @@ def measure(study: StudyConfig, calls: int, seed: int) -> dict[str, Any]:
     Returns:
         Figures, ready for JSON.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        run = _Run(study, Path(folder), Silent())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        OpenedStudy(study, Path(folder)) as opened,
+    ):
         found: list[Search] = []
 
         def trials() -> None:
-            tune = run._engine("tune")
-            found.append(run._search(tune, float(tune.unpruned().mean())))
+            score = opened.split("tune").score(unpruned())
+            found.append(run_trials(opened, float(score.mean())))
 
         ours = timed(trials)
-        run.memo.close()
-        search, tune = found[0], run._engine("tune")
-        done = search.trials()
+        tune, done = opened.split("tune"), found[0].trials()
         pairs = len(done) * len(tune)
         rng = random.Random(seed)
         drawn = [(rng.choice(done), rng.choice(tune.samples)) for _ in range(calls)]
 
-        def config(params: dict[str, Any]) -> PruningConfig:
-            setting, budget = search.setting(params)
-            return PruningConfig.single(
-                budget,
-                alpha=setting.alpha,
-                seed_strategy=setting.seed_strategy,
-                pooling=setting.pooling,
-                normalization=setting.normalization,
-                positions=setting.positions,
-            )
-
-        def answer(params: dict[str, Any], samples: Sequence[Sample]) -> None:
-            backbone = run.backbone
-            with attach(backbone.model, backbone.processor, config(params)):
+        def answer(setting: Setting, samples: Sequence[Sample]) -> None:
+            backbone = opened.backbone
+            config = PruningConfig.from_dict({"default": setting.budget, "table": [setting]})
+            with attach(backbone.model, backbone.processor, config):
                 prompts = [backbone.chat_prompt(sample.prompt) for sample in samples]
                 images = [sample.load_image() for sample in samples]
                 backbone.model.generate(
                     **processed(backbone, images, prompts),
                     query=[sample.question for sample in samples],
-                    max_new_tokens=run.task.max_new_tokens,
+                    max_new_tokens=opened.bench.task.max_new_tokens,
                     do_sample=False,
                 )
 
         size = study.backbone.batch_size
-        answer(done[0].params, tune.samples[:size])  # warm up
-        plain = timed(lambda: [answer(trial.params, [sample]) for trial, sample in drawn])
+        answer(done[0].setting, tune.samples[:size])  # warm up
+        plain = timed(lambda: [answer(trial.setting, [sample]) for trial, sample in drawn])
         batches = [
             (trial, rng.sample(tune.samples, min(size, len(tune))))
             for trial, _ in drawn[: max(2, calls // 16)]
         ]
-        batched = timed(lambda: [answer(trial.params, samples) for trial, samples in batches])
+        batched = timed(lambda: [answer(trial.setting, samples) for trial, samples in batches])
         rows = sum(len(samples) for _, samples in batches)
-        prefills, hits = tune.prefills, run.memo.hits
+        prefills, hits = tune.prefills, opened.bench.outcomes.hits
     one_by_one, in_batches = plain.times(pairs / calls), batched.times(pairs / rows)
     return {
         "study": study.study.name,

@@ -54,7 +54,7 @@ def test_run_prints_json_alone_then_report_and_export_work(study, tmp_path, caps
     code, out, err = call(capsys, "run", study, "--runs", runs, "--json")
     assert code == 0, err
     data = json.loads(out)
-    assert data["recommended_budget"] == 6
+    assert data["recommended"] == {"count": 6}
     assert data["cost"]["trials"] == 2
     code, out, _ = call(capsys, "report", runs / "cli")
     assert (code, out.strip()) == (0, str(runs / "cli" / "report.html"))
@@ -112,7 +112,7 @@ def test_an_unwritable_runs_folder(study, tmp_path, capsys):
 def test_validate(study, capsys):
     code, out, _ = call(capsys, "validate", study)
     assert code == 0
-    assert "fine (2 trials at 6 tokens)" in out
+    assert "fine (2 trials of resprune at 6 tokens)" in out
     study.write_text(STUDY.replace("[6]", "[197]"))
     assert call(capsys, "validate", study, "--no-model")[0] == 0
     code, _, err = call(capsys, "validate", study)

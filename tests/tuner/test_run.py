@@ -5,15 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
-from tuner.evaluate import Setting
-from tuner.proving import Intervals, adaptive_kept, random_scores
 
 from resprune import PruningConfig, attach
-from resprune.alpha import FEATURE_NAMES, AlphaPredictor, BudgetModel, Linear
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor
 from resprune.errors import ResPruneError, StudyError
+from resprune.setting import Adaptive, Setting
 from tuner import tasks
-from tuner.results import Results
-from tuner.run import Silent, _Run, run_study, summary
+from tuner.progress import Silent
+from tuner.results.schema import Results
+from tuner.results.statistics import Intervals
+from tuner.run import run_study, summary
+from tuner.scoring.split import Split
+from tuner.stages.adaptive import plans_by_prompt
+from tuner.stages.baselines import random_scores
+from tuner.stages.opened import OpenedStudy
 from tuner.study import load_study, study_from_dict
 
 
@@ -56,7 +61,7 @@ def found(runs):
 
 def test_everything_is_left_in_the_run_folder(runs, found):
     folder = runs / "small"
-    for name in ("study.journal", "study.toml", "outcomes.jsonl", "alpha_predictor.json",
+    for name in ("study.journal", "study.toml", "outcomes.sqlite", "alpha_predictor.json",
                  "config/pruning_config.json", "report.html"):  # fmt: skip
         assert (folder / name).is_file(), name
     assert not list(folder.rglob("*.tmp"))
@@ -66,37 +71,46 @@ def test_everything_is_left_in_the_run_folder(runs, found):
     json.dumps(summary(found, folder), allow_nan=False)
 
 
+def row_of(found, kind, budget=None):
+    """The one row of a kind and a count."""
+    (row,) = [r for r in found.report if (r.kind, r.tokens) == (kind, budget)]
+    return row
+
+
 def test_every_row_is_there_once(found):
-    names = [(row.name, row.budget) for row in found.report]
+    names = [(row.kind, row.tokens) for row in found.report]
     assert len(set(names)) == len(names)
     fixed = {"random", "paper-default", "tuned", "relevance-only", "alpha-0"}
-    assert {name for name, budget in names if budget == 22} == fixed
-    assert {name for name, budget in names if budget == 6} == {*fixed, "adaptive"}
+    assert {kind for kind, tokens in names if tokens == 22} == fixed
+    assert {kind for kind, tokens in names if tokens == 6} == {*fixed, "adaptive"}
     assert ("unpruned", None) in names
-    assert [row.budget for row in found.adaptive] == [6]
+    assert [row.tokens for row in found.adaptive] == [6]
     assert {curve.split for curve in found.curves} == {"tune", "fit"}
 
 
-def test_one_set_of_relevance_options_and_positions(found):
-    assert len({(c.pooling, c.normalization, c.positions) for c in found.chosen}) == 1
-    assert {c.budget for c in found.chosen} == {22, 6}
+def test_a_choice_a_budget(found):
+    assert [c.tokens for c in found.chosen] == [22, 6]
+    for chosen in found.chosen:
+        assert chosen.setting.method == "resprune"
+        assert chosen.policy.budget == chosen.setting.budget
+        assert row_of(found, "tuned", chosen.tokens).policy == chosen.setting
 
 
 def test_pairs_and_bounds_agree(found):
-    rows = {(row.name, row.budget): row for row in found.report}
-    unpruned = rows["unpruned", None].score.mean
-    for (name, budget), row in rows.items():
-        if name != "unpruned":
+    unpruned = row_of(found, "unpruned").score.mean
+    for row in found.report:
+        if row.kind != "unpruned":
             assert row.versus_unpruned.mean == pytest.approx(row.score.mean - unpruned)
-            default = rows["paper-default", budget].score.mean
+            default = row_of(found, "paper-default", row.tokens).score.mean
+            assert (row.versus_paper is None) == (row.kind == "paper-default")
             if row.versus_paper is not None:
                 assert row.versus_paper.mean == pytest.approx(row.score.mean - default)
     (adaptive,) = found.adaptive
-    assert adaptive.adaptive == rows["adaptive", 6].score
+    assert adaptive.adaptive == row_of(found, "adaptive", 6).score
     assert adaptive.oracle.mean >= max(
         adaptive.adaptive.mean, adaptive.best_fixed.mean, adaptive.best_per_group.mean
     )
-    assert sum(adaptive.alpha_histogram.values()) == 24
+    assert sum(adaptive.chosen) == 24
 
 
 def test_running_again_repeats_nothing(copied, found):
@@ -120,7 +134,7 @@ def test_an_interrupted_study_ends_as_if_it_had_not_been(tmp_path, found):
         run_study(make(), tmp_path, Stopping())
     assert not (tmp_path / "small" / "results.json").exists()
     again = run_study(make(), tmp_path)
-    for field in ("chosen", "report", "adaptive", "curves", "importances", "recommended_budget"):
+    for field in ("chosen", "report", "adaptive", "curves", "importances", "recommended"):
         assert getattr(again, field) == getattr(found, field), field
     drop = {"seconds"}
     assert [t.model_dump(exclude=drop) for t in again.trials] == [
@@ -128,14 +142,42 @@ def test_an_interrupted_study_ends_as_if_it_had_not_been(tmp_path, found):
     ]
 
 
-def test_more_report_samples_add_to_what_is_there(copied):
+def test_more_report_samples_add_to_what_is_there_and_choose_nothing(copied, found):
     again = run_study(make(task={"report": {"split": "report", "samples": 32}}), copied)
     assert again.splits["report"].samples == 32
     assert again.cost.encoder_calls == 4  # the file of three images is one of four now
+    for field in ("trials", "baselines", "chosen", "recommended"):
+        assert getattr(again, field) == getattr(found, field), field
+
+
+class Staged(Silent):
+    """Knows the stage."""
+
+    now = ""
+
+    def stage(self, name):
+        self.now = name
+
+
+def test_the_report_split_is_scored_once_at_the_end(tmp_path, monkeypatch):
+    progress, asked = Staged(), []
+    real = Split._outcomes
+
+    def watched(self, plans, kind):
+        asked.append((progress.now, self.name))
+        return real(self, plans, kind)
+
+    monkeypatch.setattr(Split, "_outcomes", watched)
+    study = make(study={"trials": 2}, task={"report": {"split": "report", "samples": 8}})
+    run_study(study, tmp_path, progress)
+    assert {name for _, name in asked} == {"tune", "fit", "report"}
+    assert {stage for stage, name in asked if name == "report"} == {"report"}
+    first = [name for _, name in asked].index("report")
+    assert {name for _, name in asked[first:]} == {"report"}
 
 
 def test_another_study_may_not_take_the_folder(copied):
-    with pytest.raises(StudyError, match=r"other settings \(search.seed_strategy differ\)"):
+    with pytest.raises(StudyError, match=r"other settings \(search.options differ\)"):
         run_study(make(search={"seed_strategy": ["l2_norm"]}), copied)
 
 
@@ -190,18 +232,17 @@ def test_a_local_folder_under_every_metric_and_objective(tmp_path, metric, objec
         alpha={"adaptive": False, "budgets": []},
     )  # fmt: skip
     found = run_study(study, tmp_path / "runs")
-    unpruned = next(row for row in found.report if row.name == "unpruned")
-    tuned = next(row for row in found.report if (row.name, row.budget) == ("tuned", 22))
-    random = next(row for row in found.report if (row.name, row.budget) == ("random", 22))
+    unpruned = row_of(found, "unpruned")
+    tuned, random = row_of(found, "tuned", 22), row_of(found, "random", 22)
     assert tuned.score.mean > random.score.mean
     if metric == "fidelity":
         assert unpruned.score.mean == 1.0
-        assert found.recommended_budget in (22, 6)
+        assert found.recommended.count in (22, 6)
     else:
         # an empty answer_format leaves the prompts of nano-scenes, so the model answers well
         assert unpruned.score.mean > (-1.5 if metric == "log_likelihood" else 0.6)
     if metric == "log_likelihood":
-        assert found.recommended_budget == 22
+        assert found.recommended.count == 22
         assert unpruned.score.high <= 0.0
 
 
@@ -227,88 +268,121 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def opened(runs):
-    run = _Run(make(), runs / "small", Silent())
-    yield run
-    run.memo.close()
+    with OpenedStudy(make(), runs / "small") as study:
+        yield study
 
 
-def answers_of_attach(run, engine, config, budget):
-    """Answer one sample at a time, as a user would."""
-    found = []
-    backbone = run.backbone
-    with attach(backbone.model, backbone.processor, config):
-        for sample in engine.samples:
-            prompt = backbone.chat_prompt(sample.prompt)
+def answers_of_attach(opened, config, budget):
+    """Answers to the report split one sample at a time, as a user would, and what was kept."""
+    answers, records = [], []
+    backbone = opened.backbone
+    with attach(backbone.model, backbone.processor, config) as attached:
+        for sample in opened.split("report").samples:
             inputs = backbone.processor(
-                images=sample.load_image(), text=prompt, return_tensors="pt"
+                images=sample.load_image(),
+                text=backbone.chat_prompt(sample.prompt),
+                return_tensors="pt",
             )
             output = backbone.model.generate(
                 **inputs, budget=budget, max_new_tokens=3, do_sample=False
             )
             new = output[0, inputs["input_ids"].shape[1] :]
-            found.append(backbone.tokenizer.decode(new, skip_special_tokens=True).strip())
-    return found
+            text = backbone.processor.tokenizer.decode(new, skip_special_tokens=True)
+            answers.append(text.strip())
+            records.append(attached.last)
+    return answers, records
 
 
 def test_the_exported_config_scores_what_the_report_says(runs, opened, found):
     config = PruningConfig.from_pretrained(runs / "small" / "config")
-    engine = opened._engine("report")
+    split = opened.split("report")
     for chosen in found.chosen:
-        name = "adaptive" if chosen.alpha == "adaptive" else "tuned"
-        row = next(r for r in found.report if (r.name, r.budget) == (name, chosen.budget))
-        answers = answers_of_attach(opened, engine, config, chosen.budget)
+        kind = "adaptive" if isinstance(chosen.policy, Adaptive) else "tuned"
+        answers, _ = answers_of_attach(opened, config, chosen.setting.budget)
         scores = [
-            opened.task.score(answer, sample)
-            for answer, sample in zip(answers, engine.samples, strict=True)
+            opened.bench.task.score(answer, sample)
+            for answer, sample in zip(answers, split.samples, strict=True)
         ]
-        assert row.score.mean == pytest.approx(np.mean(scores))
+        assert row_of(found, kind, chosen.tokens).score.mean == pytest.approx(np.mean(scores))
 
 
-def made_up_predictor(features, budget):
-    """A predictor that gives different prompts different alphas."""
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting.of("resprune", 11, alpha=2.0, seed_strategy="relevance"),
+        Setting.of("visionzip", 11, contextual=0.4),
+    ],
+    ids=lambda setting: setting.method,
+)
+def test_a_study_by_hand_equals_attach(opened, tmp_path, setting):
+    """Scored, exported and served: the same answers, sample by sample."""
+    config = PruningConfig.from_dict({"default": setting.budget, "table": [setting]})
+    config.save_pretrained(tmp_path)
+    split = opened.split("report")
+    (plans,) = split.plans([setting])
+    served, records = answers_of_attach(opened, PruningConfig.from_pretrained(tmp_path), 11)
+    assert split.answers([plans]) == [served]
+    assert [r.kept[0].tolist() for r in records] == [plan.kept.tolist() for plan in plans]
+
+
+def made_up_predictor(features, arms, budget):
+    """A predictor that gives different prompts different arms."""
+    count, width = len(arms), features.shape[1]
     rng = np.random.default_rng(0)
-    width, grid = features.shape[1], np.array([0.0, 0.5, 1.0, 4.0])
-    regressor = Linear(np.zeros((0, 2), np.int64), rng.normal(size=(width, 4)), np.zeros(4))
-    return AlphaPredictor(
-        feature_names=tuple(FEATURE_NAMES),
-        center=features.mean(axis=0),
-        scale=features.std(axis=0) + 0.1,
-        low=features.min(axis=0),
-        high=features.max(axis=0),
-        alphas=grid,
-        models=(BudgetModel(budget, np.zeros(4), 1.0, regressor),),
+    return AlphaPredictor.from_dict(
+        {
+            "schema_version": 2,
+            "features": list(FEATURE_NAMES),
+            "center": features.mean(axis=0).tolist(),
+            "scale": (features.std(axis=0) + 0.1).tolist(),
+            "low": features.min(axis=0).tolist(),
+            "high": features.max(axis=0).tolist(),
+            "arms": arms,
+            "budgets": [
+                {
+                    "budget": {"count": budget},
+                    "mean_losses": [0.0] * count,
+                    "strength": 1.0,
+                    "model": {
+                        "kind": "linear",
+                        "pairs": [],
+                        "weights": rng.normal(size=(width, count)).tolist(),
+                        "bias": [0.0] * count,
+                    },
+                }
+            ],
+        }
     )
 
 
-def test_adaptive_alpha_keeps_what_attach_keeps(opened):
-    engine = opened._engine("report")
-    budget = 11
-    predictor = made_up_predictor(engine.features(), budget)
-    entry = {"budget": budget, "alpha": "adaptive", "seed_strategy": "cls_attention"}
-    config = PruningConfig.from_dict(
-        {"budgets": [entry], "default_budget": budget}, predictor=predictor
-    )
-    alphas = predictor.alphas_for(engine.features(), budget)
-    assert len(set(alphas.tolist())) > 1
-    kept = adaptive_kept(engine, Setting(0.0, "cls_attention"), alphas, budget)
-    backbone = opened.backbone
-    with attach(backbone.model, backbone.processor, config) as attached:
-        for i, sample in enumerate(engine.samples):
-            prompt = backbone.chat_prompt(sample.prompt)
-            inputs = backbone.processor(
-                images=sample.load_image(), text=prompt, return_tensors="pt"
-            )
-            backbone.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-            record = attached.last
-            assert record.alphas[0] == pytest.approx(alphas[i])
-            assert record.kept[0].tolist() == kept.indices[i].tolist()
+@pytest.mark.parametrize("vary", ["alpha", "seed_strategy"])
+def test_an_adaptive_study_by_hand_equals_attach(opened, tmp_path, vary):
+    split = opened.split("report")
+    arms = [{"alpha": a} for a in (0.0, 0.5, 1.0, 4.0)]
+    if vary == "seed_strategy":
+        arms = [{"alpha": 0.5, "seed_strategy": s} for s in ("cls_attention", "relevance")]
+    features = split.features()
+    predictor = made_up_predictor(features, arms, 11)
+    base = Setting.of("resprune", 11, seed_strategy="cls_attention")
+    policy = Adaptive(arms=tuple(base.with_options(**arm) for arm in arms), fallback=0)
+    data = {"default": 11, "table": [policy]}
+    PruningConfig.from_dict(data, predictor=predictor).save_pretrained(tmp_path)
+    chosen = predictor.arms_for(features, policy.budget)
+    assert len(set(chosen.tolist())) > 1
+    plans = plans_by_prompt(split, policy, chosen)
+    served, records = answers_of_attach(opened, PruningConfig.from_pretrained(tmp_path), 11)
+    assert split.answers([plans]) == [served]
+    for record, arm, plan in zip(records, chosen.tolist(), plans, strict=True):
+        assert record.settings == [policy.arms[arm]]
+        assert record.kept[0].tolist() == plan.kept.tolist()
 
 
 def test_random_scores_are_the_mean_of_draws(opened):
-    engine = opened._engine("report")
-    scores = random_scores(engine, 6, 0)
-    draws = [engine.outcomes([engine.random(6, seed)])[0] for seed in (0, 1)]
-    assert np.allclose(scores, np.mean(draws, axis=0))
+    split = opened.split("report")
+    draws = [split.score(Setting.of("random", 6, seed=seed)) for seed in (0, 1)]
+    assert not np.array_equal(*draws)
+    budget = Setting.of("random", 6).budget
+    assert np.allclose(random_scores(split, budget, 0), np.mean(draws, axis=0))
 
 
 def test_intervals_by_group_partition_the_samples():
