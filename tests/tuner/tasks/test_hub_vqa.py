@@ -9,7 +9,7 @@ from PIL import Image
 
 from resprune.errors import StudyError
 from tuner import cli, tasks
-from tuner.run import load_samples
+from tuner.stages.opened import load_samples
 from tuner.study import dump_study, load_study, study_from_dict
 from tuner.tasks import table
 
