@@ -25,7 +25,7 @@ def options(**search):
     return study(**search).search.options
 
 
-STRATEGIES = ("cls_attention", "l2_norm", "relevance")
+STRATEGIES = ("cls_attention", "l2_norm")
 ALPHA = Range(low=0.0, high=4.0, step=0.05)
 
 
