@@ -30,7 +30,7 @@ EXIT_INTERRUPTED = 130
 class _Commands(TyperGroup):
     """Turns errors a user can mend into one line, and an interruption into its exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         warnings.showwarning = _show_warning
         try:
             return super().invoke(ctx)

@@ -9,16 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tuner.output import wording
 from tuner.output.frame import rows_frame
-from tuner.output.wording import (
-    Scale,
-    duration,
-    kept_text,
-    policy_text,
-    searched_options,
-    share,
-    verdict,
-)
 from tuner.results.rows import KINDS
 from tuner.results.schema import Results
 from tuner.scoring import metrics
@@ -45,22 +37,19 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    rows, searched = rows_frame(results), searched_options(results)
+    rows, searched = rows_frame(results), wording.searched_options(results)
     chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
     return environment.get_template(template).render(
         results=results,
         study=results.study,
-        scale=Scale.of(results),
+        scale=wording.Scale.of(results),
+        wording=wording,
         kinds=KINDS,
         meaning=metrics.get(results.study["task"]["metric"]).meaning,
         chosen=chosen,
         report=list(rows[rows.split == "report"].itertuples()),
         tune=list(rows[rows.split == "tune"].itertuples()),
-        policy_text=lambda policy: policy_text(policy, searched),
-        kept_text=kept_text,
-        share=share,
-        duration=duration,
-        verdict=verdict,
+        policy_text=lambda policy: wording.policy_text(policy, searched),
         **more,
     )
 

@@ -165,17 +165,14 @@ def policy_text(
     return ", ".join(words)
 
 
-def arms_text(policy: Adaptive) -> tuple[str, list[str]]:
-    """Name the arms by what they differ in: ``("alpha", ["0", "0.25"])``."""
+def arms_text(policy: Adaptive) -> list[str]:
+    """Name the arms by what they differ in: ``["alpha 0", "alpha 0.25"]``."""
     varied = _varied(policy.arms)
     each = [_leaves(arm.options) for arm in policy.arms]
-    if len(varied) == 1:
-        return option_word(varied[0]), [_value(values[varied[0]]) for values in each]
-    said = [
+    return [
         ", ".join(f"{option_word(name)} {_value(values[name])}" for name in varied)
         for values in each
     ]
-    return "arm", said
 
 
 def option_word(name: str) -> str:

@@ -6,7 +6,7 @@ Questions about one image share its luck, so whole images are drawn, never singl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +40,11 @@ class Intervals:
 
     def by_group(self, a: _Array) -> dict[str, Interval]:
         """Return the mean of each group with its interval."""
-        found = {}
         images, groups = np.array(self.images), np.array(self.groups)
-        for group in sorted(set(self.groups)):
-            rows = groups == group
-            found[group] = paired_bootstrap(
-                a[rows], None, images[rows], seed=self.seed, resamples=self.resamples
-            )
-        return found
+        return {
+            group: replace(self, images=images[groups == group].tolist()).of(a[groups == group])
+            for group in sorted(set(self.groups))
+        }
 
 
 def paired_bootstrap(
@@ -85,15 +82,11 @@ def paired_bootstrap(
     images = len(sums)
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // images)
-    means = np.concatenate(
-        [
-            _resampled_means(
-                sums, sizes, rng.integers(images, size=(min(step, resamples - i), images))
-            )
-            for i in range(0, resamples, step)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means: list[_Array] = []
+    for done in range(0, resamples, step):
+        draws = rng.integers(images, size=(min(step, resamples - done), images))
+        means.append(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
@@ -117,11 +110,6 @@ def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.Arra
     if images < 2:
         return 0.0
     return float(np.sqrt(images / (images - 1) * np.sum(sums**2)) / sizes.sum())
-
-
-def _resampled_means(sums: _Array, sizes: _Array, draws: npt.NDArray[np.int64]) -> _Array:
-    means: _Array = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    return means
 
 
 def _totals(values: _Array, groups: npt.NDArray[np.int64]) -> tuple[_Array, _Array]:

@@ -29,13 +29,6 @@ from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
 from tuner.search.section import SearchSection
 
 
-def _check_alpha(value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and 0 <= value <= ALPHA_MAX:
-        return float(value)
-    raise ValueError(f"alpha {value!r} is out of range; give numbers from 0 to {ALPHA_MAX:g}")
-
-
 def _each_once(value: Any) -> Any:
     """Make a list of a value alone, and refuse one that comes twice."""
     values = value if isinstance(value, tuple) else (value,)
@@ -44,13 +37,10 @@ def _each_once(value: Any) -> Any:
     return values
 
 
-def _sorted(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(sorted(values))
-
-
-Alpha = Annotated[float, BeforeValidator(_check_alpha)]
+Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
 _Each = BeforeValidator(_each_once)
 _Some = Field(min_length=1)
+_Rising = AfterValidator(lambda values: tuple(sorted(values)))
 DEFAULT_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
@@ -134,12 +124,10 @@ class BackboneSection(StrictModel):
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        from resprune import backbones
+        if value is not None:
+            from resprune import backbones
 
-        if value not in backbones.names():
-            raise ValueError(f"unknown backbone {value!r}. {near_names(value, backbones.names())}")
+            backbones.get(value)
         return value
 
 
@@ -195,9 +183,7 @@ class AlphaSection(StrictModel):
         budgets: Budgets to fit it for; empty for all of the search.
     """
 
-    grid: Annotated[tuple[Alpha, ...], Field(min_length=2), AfterValidator(_sorted), _Each] = (
-        DEFAULT_GRID
-    )
+    grid: Annotated[tuple[Alpha, ...], Field(min_length=2), _Rising, _Each] = DEFAULT_GRID
     adaptive: bool = True
     budgets: Annotated[tuple[Budget, ...], _Each] = ()
 

@@ -248,15 +248,14 @@ def test_no_text_of_the_results_becomes_markup(results_data):
 
 def test_no_text_of_a_third_partys_method_becomes_markup(results_data, monkeypatch):
     """Names of methods and values of options come from whoever wrote the method."""
-    from tuner.output import frame, templates
+    from tuner.output import frame, wording
     from tuner.output.report import figures as drawn
-    from tuner.output.report import page as paged
 
     clean = Page(render(Results.model_validate(results_data)))
-    for module in (frame, templates, drawn):
+    for module in (frame, wording, drawn):
         real = module.policy_text
         monkeypatch.setattr(module, "policy_text", lambda *a, real=real, **k: real(*a, **k) + EVIL)
-    monkeypatch.setattr(paged, "arms_text", lambda p: (EVIL, [f"{i}{EVIL}" for i in range(7)]))
+    monkeypatch.setattr(wording, "arms_text", lambda p: [f"{i}{EVIL}" for i in range(7)])
     page = Page(render(Results.model_validate(results_data)))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in clean.elements]
     for figure in figures_of(page):

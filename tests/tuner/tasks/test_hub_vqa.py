@@ -298,7 +298,7 @@ def test_validate_reads_a_local_data_set(study, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.app(["validate", str(study)])
     assert not caught.value.code
-    assert "fine (60 trials at 6 tokens)" in capsys.readouterr().out
+    assert "fine (60 trials of resprune at 6 tokens)" in capsys.readouterr().out
     study.write_text(STUDY.replace('"question_id"', '"qestion_id"'))
     with pytest.raises(SystemExit) as caught:
         cli.app(["validate", str(study)])

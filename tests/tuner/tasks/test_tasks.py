@@ -7,6 +7,7 @@ from PIL import Image
 
 from resprune.errors import ResPruneError, StudyError
 from tuner import tasks
+from tuner.tasks.base import exact_match
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ ROW = {"image": "a.png", "question": "What color?", "answer": "Red"}
     [("red", 1.0), ("Red.", 1.0), (" RED \n", 1.0), ("dark red", 0.0), ("", 0.0), ("crimson", 1.0)],
 )
 def test_exact_match(prediction, score):
-    assert tasks.exact_match(prediction, ("red", "crimson")) == score
+    assert exact_match(prediction, ("red", "crimson")) == score
 
 
 def test_nano_scenes_is_seeded_and_grows(monkeypatch):

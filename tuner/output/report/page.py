@@ -8,12 +8,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from resprune.alpha import FEATURES
+from tuner.output import wording
 from tuner.output.frame import rows_frame
 from tuner.output.report import figures
 from tuner.output.report.drawing import drawing
 from tuner.output.report.figures import Figure
 from tuner.output.templates import rendered
-from tuner.output.wording import Scale, arms_text, option_word
+from tuner.output.wording import Scale, option_word
 from tuner.results.rows import KINDS, RowKind
 from tuner.results.schema import AdaptiveRow, Results
 
@@ -57,7 +58,6 @@ def render(results: Results, study_toml: str | None = None) -> str:
             for option, split in dict.fromkeys((c.option, c.split) for c in results.curves)
         ],
         arms=[(f"{row.tokens} tokens", _arms(row)) for row in results.adaptive],
-        arms_text=arms_text,
         weights=_bars(shares, "adaptive") if shares else None,
         features={option_word(name): FEATURES[name] for name in shares if name in FEATURES},
         changes=_changes(report),
@@ -76,12 +76,11 @@ def render(results: Results, study_toml: str | None = None) -> str:
 
 def _arms(row: AdaptiveRow) -> Figure:
     """How often the predictor chose each arm at one budget; the fallback in blue."""
-    word, names = arms_text(row.policy)
+    names = wording.arms_text(row.policy)
     colors = [KINDS["adaptive"].color] * len(names)
     colors[row.policy.fallback] = KINDS["tuned"].color
     total = sum(row.chosen) or 1
-    shares = [count / total for count in row.chosen]
-    return figures.bars([f"{word} {name}" for name in names], shares, colors)
+    return figures.bars(names, [count / total for count in row.chosen], colors)
 
 
 def _bars(shares: dict[str, float], kind: RowKind) -> Figure:
