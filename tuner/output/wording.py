@@ -23,30 +23,24 @@ class Scale:
     """How scores are written: as percent where they are shares, else as they are.
 
     Attributes:
-        percent: True where scores are shares.
+        factor: What a score is multiplied with.
+        digits: Digits behind the point.
+        unit: What follows a score.
     """
 
-    percent: bool
+    factor: float = 100.0
+    digits: int = 1
+    unit: str = " %"
 
     @classmethod
     def of(cls, results: Results) -> Scale:
         """Choose the scale for a study's metric."""
-        return cls(metrics.get(results.study["task"]["metric"]).kind == "answer")
-
-    @property
-    def factor(self) -> float:
-        """What a score is multiplied with where it is drawn."""
-        return 100.0 if self.percent else 1.0
-
-    @property
-    def unit(self) -> str:
-        """What follows a score: percent, or nothing."""
-        return " %" if self.percent else ""
+        shares = metrics.get(results.study["task"]["metric"]).kind == "answer"
+        return cls() if shares else cls(factor=1.0, digits=3, unit="")
 
     def number(self, score: float) -> str:
         """Write a score without its unit: ``76.3``."""
-        text = f"{score * 100:.1f}" if self.percent else f"{score:.3f}"
-        return text.replace("-", MINUS)
+        return f"{score * self.factor:.{self.digits}f}".replace("-", MINUS)
 
     def range(self, interval: Interval) -> str:
         """Write the ends of an interval: ``74.9 to 77.7``."""

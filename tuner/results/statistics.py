@@ -54,9 +54,8 @@ def paired_bootstrap(
     *,
     seed: int,
     resamples: int = 2000,
-    level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval for the mean of ``a``, or of ``a - b``, over images.
+    """95 % percentile bootstrap interval for the mean of ``a``, or of ``a - b``, over images.
 
     Args:
         a: (N,) scores.
@@ -64,20 +63,14 @@ def paired_bootstrap(
         clusters: (N,) image of each sample: any hashable labels.
         seed: Draws the resamples.
         resamples: How many.
-        level: Coverage, in (0, 1).
 
     Returns:
         Mean with its interval. With one image the interval is the mean itself.
 
     Raises:
-        ResPruneError: Lengths differ, nothing to compare, values not finite, or a bad level.
+        ResPruneError: Lengths differ, nothing to compare, or values not finite.
     """
     values, groups = _differences(a, b, clusters)
-    if not 0 < level < 1 or resamples < 1:
-        raise ResPruneError(
-            f"paired bootstrap: level {level} and resamples {resamples}; "
-            "level lies between 0 and 1, resamples is at least 1"
-        )
     sums, sizes = _totals(values, groups)
     images = len(sums)
     rng = np.random.default_rng(seed)
@@ -86,7 +79,7 @@ def paired_bootstrap(
     for done in range(0, resamples, step):
         draws = rng.integers(images, size=(min(step, resamples - done), images))
         means.append(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 

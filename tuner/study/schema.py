@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from itertools import combinations, product
@@ -67,25 +66,16 @@ class StudySection(StrictModel):
     """Name, seed, number of trials and objective.
 
     Attributes:
-        name: Name of the run folder: letters, digits, ``-``, ``_`` and ``.``.
+        name: Name of the run folder: 100 letters, digits, ``-``, ``_`` and ``.`` at most.
         seed: Seed of everything random.
         trials: Trials of each method, those before an interruption included.
         objective: A table with ``kind``, or the kind alone.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0)
     trials: int = Field(default=60, ge=1)
     objective: Objective = Pareto()
-
-    @field_validator("name")
-    @classmethod
-    def _a_folder_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
-            raise ValueError(
-                f"{value!r} cannot name a run folder; use letters, digits, '-', '_' and '.'"
-            )
-        return value
 
     @field_validator("objective", mode="before")
     @classmethod

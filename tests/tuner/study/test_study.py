@@ -91,7 +91,7 @@ def test_folders_are_found_from_the_file(tmp_path, data):
             {"kind": "pareto", "keep": 0.9},
             r"unknown key 'study\.objective\.pareto\.keep'",
         ),
-        ("study.name", "../x", "cannot name a run folder"),
+        ("study.name", "../x", r"study\.name: String should match pattern .*, not '\.\./x'"),
         ("study.trials", 0, "study.trials"),
         ("backbone.family", "lava", "unknown backbone family 'lava'. Did you mean 'llava'"),
         ("task.name", "nano-scene", "unknown task 'nano-scene'. Did you mean 'nano-scenes'"),

@@ -44,7 +44,10 @@ def test_nano_scenes_is_seeded_and_grows(monkeypatch):
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("tunes", "Did you mean 'tune'"), ("train", "has seen split 'train' in training")],
+    [
+        ("tunes", "Did you mean 'tune'"),
+        ("train", "no split 'train' that the model has not seen"),
+    ],
 )
 def test_nano_scenes_refuses_other_splits(split, message):
     with pytest.raises(StudyError, match=message):

@@ -145,7 +145,6 @@ def _figure(height: int, data: list[Figure], x: Figure, y: Figure, **options: An
 def _trace(
     name: str, x: Iterable[float], scores: Iterable[float], scale: Scale, texts: Iterable[str] = ()
 ) -> Figure:
-    digits = ".1f" if scale.percent else ".3f"
     return {
         "type": "scatter",
         "mode": "markers",
@@ -153,7 +152,8 @@ def _trace(
         "x": list(x),
         "y": [score * scale.factor for score in scores],
         "text": [safe(text) for text in texts],
-        "hovertemplate": f"%{{text}}<br>score %{{y:{digits}}}<extra>%{{fullData.name}}</extra>",
+        "hovertemplate": f"%{{text}}<br>score %{{y:.{scale.digits}f}}"
+        "<extra>%{fullData.name}</extra>",
     }
 
 
@@ -172,9 +172,10 @@ def _curve(curve: Curve, names: Sequence[str], values: Sequence[float], scale: S
 
 def _points(points: pd.DataFrame, scale: Scale, aside: float = 1.0) -> Figure:
     first, means = points.iloc[0], points["mean"]
+    kind = KINDS[first.kind]
     texts = points.kept + ": " + points.setting
     return _trace(first.label, points.tokens * aside, means, scale, texts) | {
-        "marker": {"color": first.color, "symbol": first.symbol, "size": 10},
+        "marker": {"color": kind.color, "symbol": kind.symbol, "size": 10},
         "error_y": {
             "symmetric": False,
             "array": list((points.high - means) * scale.factor),
