@@ -6,50 +6,34 @@ inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from resprune.errors import ResPruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from tuner.study import StudyConfig
-
-app = typer.Typer(
-    name="resprune-tune",
-    help="Find a vision-language model's pruning config, and prove it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+    from rich.table import Table
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
-StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a TOML file.")]
-RunDir = Annotated[Path, typer.Argument(help="Run folder of a finished study.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+class _Commands(TyperGroup):
+    """Turns errors a user can mend into one line, and an interruption into its exit code."""
 
-
-def _guarded(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Turn errors a user can mend into one line, and an interruption into its exit code."""
-
-    @functools.wraps(command)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def invoke(self, ctx: Any) -> Any:
         warnings.showwarning = _show_warning
         try:
-            return command(*args, **kwargs)
+            return super().invoke(ctx)
         except ResPruneError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(EXIT_BAD_INPUT) from None
@@ -57,23 +41,27 @@ def _guarded(command: Callable[_P, _R]) -> Callable[_P, _R]:
             print("interrupted; run the same command again to go on", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
-    return guarded
+
+app = typer.Typer(
+    cls=_Commands,
+    name="resprune-tune",
+    help="Find a vision-language model's pruning config, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a TOML file.")]
+RunDir = Annotated[Path, typer.Argument(help="Run folder of a finished study.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning):
         print(f"warning: {message}", file=sys.stderr)
 
 
 @app.command()
-@_guarded
 def run(
     study: StudyName,
     runs: Annotated[
@@ -93,47 +81,31 @@ def run(
     """Run a study, or resume it: trials, alpha fit, report, config."""
     from tuner.study import find_study, load_study
 
-    overrides = _overrides(trials, samples, fit_samples, report_samples, seed, no_adaptive)
+    sizes = {"tune": samples, "fit": fit_samples, "report": report_samples}
+    given = {"trials": trials, "seed": seed}
+    overrides: dict[str, dict[str, Any]] = {
+        "study": {name: value for name, value in given.items() if value is not None},
+        "task": {name: {"samples": size} for name, size in sizes.items() if size is not None},
+        "alpha": {"adaptive": False} if no_adaptive else {},
+    }
     config = load_study(find_study(study), overrides)
-    folder = runs if runs is not None else Path(config.storage.runs)
-    _run(config, folder, as_json=as_json, quiet=quiet or as_json)
-
-
-def _run(study: StudyConfig, runs: Path, *, as_json: bool, quiet: bool) -> None:
     _quieten_libraries()
     from tuner.output import RichProgress, show_results
     from tuner.run import run_study, summary
 
-    run_dir = runs / study.study.name
-    if quiet:
-        results = run_study(study, runs)
+    folder = runs if runs is not None else Path(config.storage.runs)
+    run_dir = folder / config.study.name
+    if quiet or as_json:
+        results = run_study(config, folder)
     else:
         with RichProgress(_console(stderr=True)) as progress:
-            results = run_study(study, runs, progress)
+            results = run_study(config, folder, progress)
         show_results(results, run_dir, _console())
     if as_json:
         _print_json(summary(results, run_dir))
 
 
-def _overrides(
-    trials: int | None,
-    samples: int | None,
-    fit_samples: int | None,
-    report_samples: int | None,
-    seed: int | None,
-    no_adaptive: bool,
-) -> dict[str, dict[str, Any]]:
-    sizes = {"tune": samples, "fit": fit_samples, "report": report_samples}
-    given = {"trials": trials, "seed": seed}
-    return {
-        "study": {name: value for name, value in given.items() if value is not None},
-        "task": {name: {"samples": size} for name, size in sizes.items() if size is not None},
-        "alpha": {"adaptive": False} if no_adaptive else {},
-    }
-
-
 @app.command()
-@_guarded
 def validate(
     study: StudyName,
     no_model: Annotated[
@@ -156,67 +128,47 @@ def validate(
 
 
 @app.command("ls")
-@_guarded
 def list_names(
     what: Annotated[str, typer.Argument(help="studies, tasks, backbones or methods.")] = "studies",
     as_json: AsJson = False,
 ) -> None:
     """List what there is: studies, tasks, backbones or methods."""
+    import resprune
     from resprune.errors import StudyError, near_names
+    from tuner import tasks
+    from tuner.study import study_names
 
-    kinds = ("studies", "tasks", "backbones", "methods")
+    kinds: dict[str, Callable[[], list[str]]] = {
+        "studies": study_names,
+        "tasks": tasks.names,
+        "backbones": resprune.backbones.names,
+        "methods": resprune.methods.names,
+    }
     if what not in kinds:
         raise StudyError(f"cannot list {what!r}. {near_names(what, kinds)}")
-    if what == "backbones":
-        _list_backbones(as_json)
-        return
-    names = _names(what)
+    names = kinds[what]()
+    facts = [resprune.backbones.get(name).facts() for name in names if what == "backbones"]
     if as_json:
-        _print_json(names)
+        _print_json(facts or names)
+    elif facts:
+        _console().print(_table(facts))
     else:
         print("\n".join(names))
 
 
-def _names(what: str) -> list[str]:
-    if what == "studies":
-        from tuner.study import study_names
-
-        return study_names()
-    if what == "tasks":
-        from tuner import tasks
-
-        return tasks.names()
-    import resprune
-
-    return resprune.methods.names()
-
-
-def _list_backbones(as_json: bool) -> None:
-    import resprune
-
-    facts = [resprune.backbones.get(family).facts() for family in resprune.backbones.names()]
-    if as_json:
-        _print_json(facts)
-        return
+def _table(facts: list[dict[str, Any]]) -> Table:
+    """Set facts about one thing a row; the words of a list stand below each other."""
     from rich.table import Table
 
-    table = Table("family")
-    table.add_column("transformers class", no_wrap=True)
-    for column in ("seed strategies", "positions", "refused"):
-        table.add_column(column)
-    for entry in facts:
-        table.add_row(
-            entry["family"],
-            "\n".join(entry["transformers_classes"]),
-            ", ".join(entry["seed_strategies"]),
-            entry["positions"],
-            "; ".join(entry["refused"]),
-        )
-    _console().print(table)
+    table = Table()
+    for name in facts[0]:
+        table.add_column(name.replace("_", " "), no_wrap=name != "refused")
+    for fact in facts:
+        table.add_row(*("\n".join(v) if isinstance(v, list) else str(v) for v in fact.values()))
+    return table
 
 
 @app.command()
-@_guarded
 def export(
     run_dir: RunDir,
     out: Annotated[Path | None, typer.Option(help="Where; RUN_DIR/config by default.")] = None,
@@ -228,7 +180,6 @@ def export(
 
 
 @app.command()
-@_guarded
 def report(run_dir: RunDir) -> None:
     """Write the HTML report of a finished study."""
     from tuner.output import write_report
@@ -236,14 +187,25 @@ def report(run_dir: RunDir) -> None:
     print(write_report(run_dir))
 
 
+def _budget(text: str) -> int | float:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    raise typer.BadParameter(
+        f"{text!r} is no number; give a count such as 11 or a ratio such as 0.11"
+    )
+
+
 @app.command()
-@_guarded
 def predict(
     config_dir: Annotated[Path, typer.Argument(help="An exported config directory.")],
     image: Annotated[Path, typer.Option(help="An image file.")],
     question: Annotated[str, typer.Option(help="What to ask.")],
     budget: Annotated[
-        str | None, typer.Option(help="An entry of the config; its default otherwise.")
+        float | None,
+        typer.Option(
+            parser=_budget, metavar="NUMBER", help="An entry of the config; its default otherwise."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Embedded model, folder or hub id; the config's otherwise.")
@@ -251,22 +213,15 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(help="Write the image with the kept tokens here.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Answer one question with and without pruning, and say what was kept."""
     _quieten_libraries()
-    from tuner.predict import MAX_NEW_TOKENS
     from tuner.predict import predict as answer
 
     result = answer(
-        config_dir,
-        image,
-        question,
-        _budget(budget),
-        model,
-        draw=draw,
-        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        config_dir, image, question, budget, model, draw=draw, max_new_tokens=max_new_tokens
     )
     if as_json:
         print(result.model_dump_json(indent=2))
@@ -274,23 +229,6 @@ def predict(
         from tuner.output import show_prediction
 
         show_prediction(result, _console())
-
-
-def _budget(text: str | None) -> int | float | None:
-    from resprune.errors import StudyError
-
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise StudyError(
-            f"--budget {text!r} is no number; give a count such as 11 or a ratio such as 0.11"
-        ) from None
 
 
 @app.command()
@@ -328,7 +266,3 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

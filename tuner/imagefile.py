@@ -35,8 +35,7 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     Raises:
         ResPruneError: Missing, no image, damaged, or over 2^26 pixels.
     """
-    if name is None:
-        name = "image" if isinstance(source, bytes) else str(source)
+    name = name or ("image" if isinstance(source, bytes) else str(source))
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
@@ -44,26 +43,19 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise ResPruneError(
-                        f"{name}: {image.width} x {image.height} pixels are more than the "
-                        f"{MAX_PIXELS:,} that are opened; make it smaller"
-                    )
+                    raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
                 return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError:
+    except Image.DecompressionBombError as error:
         raise ResPruneError(
-            f"{name}: more pixels than the {MAX_PIXELS:,} that are opened; make it smaller"
+            f"{name}: more pixels than the {MAX_PIXELS:,} that are opened; shrink it ({error})"
         ) from None
     except UnidentifiedImageError:
         raise ResPruneError(
             f"{name}: not an image; give a file of one of the formats {', '.join(FORMATS)}"
         ) from None
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ResPruneError(f"{name}: cannot be read as an image ({reason})") from error
-    except (SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise as well
-        if isinstance(error, ResPruneError):
-            raise
-        raise ResPruneError(f"{name}: a damaged image ({error})") from error
 
 
 def draw_kept(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:

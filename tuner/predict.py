@@ -10,21 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from resprune import methods
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
 from resprune.setting import Adaptive, Setting
+from resprune.validation import StrictModel
 from tuner.imagefile import draw_kept, open_image, save_png
 
 if TYPE_CHECKING:
     from resprune.backbones import Backbone
 
-MAX_NEW_TOKENS = 64
 
-
-class Answer(BaseModel):
+class Answer(StrictModel):
     """What the model said, and how long it took.
 
     Attributes:
@@ -33,13 +30,11 @@ class Answer(BaseModel):
             (when pruned) and the language model.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     text: str
     seconds: float
 
 
-class PredictResult(BaseModel):
+class PredictResult(StrictModel):
     """One question answered with and without pruning.
 
     Attributes:
@@ -58,8 +53,6 @@ class PredictResult(BaseModel):
         timings: Milliseconds of each step of the pruned answer.
         drawn: The file that the kept tokens were drawn to, or None.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     model: str
@@ -85,7 +78,7 @@ def predict(
     model: str | None = None,
     *,
     draw: Path | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = 64,
 ) -> PredictResult:
     """Answer one question about one image, with and without pruning.
 
@@ -168,14 +161,14 @@ def _load(config: PruningConfig, model: str | None, where: str) -> Backbone:
     from tuner.scoring.model import load_backbone
     from tuner.study import BackboneSection
 
+    if model is not None:
+        if not model.strip():
+            raise ResPruneError("--model is empty; give an embedded model, a folder or a hub id")
+        return load_backbone(BackboneSection(model=model))
     made_for = config.backbone
-    if model is None and (made_for is None or made_for.id is None):
+    if made_for is None or not made_for.id:
         raise ResPruneError(f"{where}: the config names no model; name one with --model")
-    revision = made_for.revision if model is None and made_for else None
-    name = model if model is not None else str(made_for.id if made_for else "")
-    if not name.strip():
-        raise ResPruneError("--model is empty; give an embedded model, a folder or a hub id")
-    return load_backbone(BackboneSection(model=name, revision=revision))
+    return load_backbone(BackboneSection(model=made_for.id, revision=made_for.revision))
 
 
 def _answer(backbone: Backbone, inputs: Any, options: Mapping[str, Any]) -> Answer:

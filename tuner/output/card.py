@@ -6,9 +6,7 @@ import re
 
 from markupsafe import Markup
 
-from tuner.output.frame import rows_frame
-from tuner.output.templates import environment
-from tuner.output.wording import Scale, answer, headline, study_value, verdict
+from tuner.output.templates import rendered
 from tuner.results.schema import Results
 
 
@@ -21,20 +19,6 @@ def render_card(results: Results) -> str:
     Returns:
         Markdown with a front matter for the hub.
     """
-    rows, scale = rows_frame(results), Scale.of(results)
     base = results.model.id
-    return (
-        environment(markdown=True)
-        .get_template("card.md.j2")
-        .render(
-            results=results,
-            scale=scale,
-            study=lambda *keys: study_value(results, *keys),
-            hub_id=Markup(base) if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else None,
-            headline=headline(results),
-            answer=answer(results, rows),
-            exported=list(rows[rows.exported].itertuples()),
-            report=list(rows[rows.split == "report"].itertuples()),
-            difference=lambda one: f"{scale.difference(one)}, {verdict(one)}" if one else "-",
-        )
-    )
+    on_the_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base)
+    return rendered("card.md.j2", results, hub_id=Markup(base) if on_the_hub else None)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from resprune.budget import Count, Energy, Ratio
 from tuner.output.frame import rows_frame
@@ -32,7 +31,7 @@ _TITLES = {
 }
 
 
-class RichProgress:
+class RichProgress(Bar):
     """A line a stage, a bar within it, and the best score of each budget so far.
 
     Args:
@@ -40,8 +39,7 @@ class RichProgress:
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Bar(
+        super().__init__(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -50,34 +48,22 @@ class RichProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._line = self.add_task("", total=None)
         self._begin = time.perf_counter()
         self._best: dict[Count | Ratio | Energy, TrialResult] = {}
         self._in_trials = False
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def stage(self, name: str) -> None:
         """Name the stage that begins."""
         self._in_trials = name == "trials"
         elapsed = time.perf_counter() - self._begin
-        self._console.print(f"[dim]{elapsed:6.1f} s[/]  {_TITLES.get(name, name)}")
-        self._bar.reset(self._task, total=None, description="")
+        self.console.print(f"[dim]{elapsed:6.1f} s[/]  {_TITLES.get(name, name)}")
+        self.reset(self._line, total=None, description="")
 
     def step(self, done: int, total: int) -> None:
         """Move the bar (trials move it themselves)."""
         if not self._in_trials:
-            self._bar.update(self._task, completed=done, total=total)
+            self.update(self._line, completed=done, total=total)
 
     def trial(self, trial: TrialResult, done: int, total: int) -> None:
         """Move the bar and show the best so far."""
@@ -88,30 +74,27 @@ class RichProgress:
             f"{budget}: {found.score:.3f} ({escape(policy_text(found.setting))})"
             for budget, found in sorted(self._best.items(), key=lambda item: -item[1].tokens)
         )
-        self._bar.update(self._task, completed=done, total=total, description=f"best {shown}")
+        self.update(self._line, completed=done, total=total, description=f"best {shown}")
         if done % 20 == 0 or done == total:
-            self._console.print(f"          trial {done} of {total}; best {shown}")
+            self.console.print(f"          trial {done} of {total}; best {shown}")
 
 
 def show_results(results: Results, run_dir: Path, console: Console) -> None:
     """Print the answer: a row a budget, then where the files are."""
     scale, rows = Scale.of(results), rows_frame(results)
-    table = Table(title="Report split, 95 % intervals", title_justify="left")
     heads = ("tokens", "score", "against all tokens", "against the paper's default")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("setting")
+    columns = [Column(head, justify="right", no_wrap=True) for head in heads]
+    table = Table(*columns, "setting", title="Report split, 95 % intervals", title_justify="left")
     shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
     for row in shown.itertuples():
-        differences = ("", "")
-        if row.exported:
-            differences = (
-                scale.difference(row.versus_unpruned),
-                scale.difference(row.versus_paper),
-            )
-        kept = f"{row.tokens or ''}{' *' if row.recommended else ''}"
-        table.add_row(kept, scale.interval(row), *differences, escape(row.setting))
-    console.print(table)
+        table.add_row(
+            f"{row.tokens or ''}{' *' if row.recommended else ''}",
+            scale.interval(row),
+            scale.difference(row.versus_unpruned),
+            scale.difference(row.versus_paper),
+            row.setting,
+        )
+    console.print(table, markup=False)
     for note in results.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
@@ -120,15 +103,14 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
 
 def show_prediction(result: PredictResult, console: Console) -> None:
     """Print both answers and what was kept."""
-    table = Table(title=result.question, title_justify="left")
-    for head in ("", "answer", "visual tokens", "time"):
-        table.add_column(head)
+    heads = ("", "answer", "visual tokens", "time")
+    table = Table(*heads, title=escape(result.question), title_justify="left")
     for name, answer, tokens in (
         ("unpruned", result.unpruned, result.visual_tokens),
         ("pruned", result.pruned, result.tokens_kept),
     ):
         table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
-    console.print(table)
+    console.print(table, markup=False)
     nouns = ", ".join(result.nouns) or "none"
     how = " (chosen for this prompt)" if result.adaptive else ""
     console.print(f"nouns: {nouns}; {policy_text(result.setting)}{how}", markup=False)

@@ -40,8 +40,7 @@ def export_run(run_dir: Path, out: Path | None = None) -> Path:
         StudyError: No finished study in the run folder, or the target cannot be written.
         ResPruneError: `results.json` or the predictor is damaged.
     """
-    run_dir = Path(run_dir)
-    target = Path(out) if out is not None else run_dir / CONFIG_FOLDER
+    target = out if out is not None else run_dir / CONFIG_FOLDER
     results = Results.load(run_dir)
     config = build_config(results, _load_predictor(results, run_dir), str(run_dir))
     card = render_card(results)
@@ -69,22 +68,14 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
         The config: a table of the chosen policies, the largest budget first.
 
     Raises:
-        StudyError: The study chose no policy at its recommended budget.
-        ConfigError: A chosen value is out of range, or the predictor is missing.
+        ConfigError: A chosen value is out of range, the predictor is missing, or the study chose
+            no policy at its recommended budget.
     """
+    nouns = results.noun_pipeline
     table = [c.policy for c in sorted(results.chosen, key=lambda c: -c.tokens)]
-    if results.recommended not in [policy.budget for policy in table]:
-        listed = ", ".join(str(policy.budget) for policy in table) or "none"
-        raise StudyError(
-            f"{where}: the recommended budget {results.recommended} is not among those chosen "
-            f"({listed}); run the study again"
-        )
     data = {
         "backbone": results.model.model_dump(),
-        "nouns": {
-            "pipeline": results.noun_pipeline.name,
-            "version": results.noun_pipeline.version,
-        },
+        "nouns": {"pipeline": nouns.name, "version": nouns.version},
         "default": results.recommended.model_dump(),
         "table": [policy.model_dump(mode="json") for policy in table],
     }

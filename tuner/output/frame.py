@@ -21,7 +21,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
     Returns:
         A row for each row of the report split and of the tune split (baselines and what was
         chosen), from all tokens to few, then in the order of ``KINDS``. Columns: ``split``,
-        ``kind``, ``label``, ``color``, ``symbol``, ``setting`` and ``kept`` (texts), ``method``,
+        ``kind``, ``label``, ``setting`` and ``kept`` (texts), ``method``,
         ``budget``, ``tokens`` (a mean count; 0 where all are kept and the model does not say how
         many), ``mean``, ``low``, ``high``, ``versus_unpruned`` and ``versus_paper`` (Interval or
         None), ``by_group`` (Interval by name), ``exported``, ``recommended``.
@@ -32,14 +32,11 @@ def rows_frame(results: Results) -> pd.DataFrame:
     order: list[RowKind] = list(KINDS)
 
     def line(split: str, row: Row) -> dict[str, Any]:
-        kind = KINDS[row.kind]
         exported = split == "report" and row.kind in ("tuned", "adaptive") and row.policy in chosen
         return {
             "split": split,
             "kind": row.kind,
-            "label": row.policy.method if row.kind == "rival" else kind.label,
-            "color": kind.color,
-            "symbol": kind.symbol,
+            "label": row.policy.method if row.kind == "rival" else KINDS[row.kind].label,
             "setting": "" if row.kind == "unpruned" else policy_text(row.policy, searched),
             "kept": kept_text(row.policy.budget, row.tokens, total),
             "method": row.policy.method,

@@ -9,12 +9,26 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tuner.output.wording import METRICS, duration, share, verdict
+from tuner.output import wording
+from tuner.output.frame import rows_frame
+from tuner.results.rows import KINDS
+from tuner.results.schema import Results
+from tuner.scoring import metrics
 
 
-def environment(*, markdown: bool = False) -> Environment:
-    """Return the environment of the HTML templates, or that of the Markdown ones."""
-    found = Environment(
+def rendered(template: str, results: Results, **more: Any) -> str:
+    """Set what a study found by a template, in HTML or, where its name says so, in Markdown.
+
+    Args:
+        template: Its path in this folder.
+        results: What the study found.
+        **more: What only this template shows.
+
+    Returns:
+        The page. Templates see the rows of ``rows_frame`` as ``report`` and ``tune``.
+    """
+    markdown = template.endswith(".md.j2")
+    environment = Environment(
         loader=PackageLoader("tuner.output", ""),
         autoescape=not markdown,
         finalize=_markdown if markdown else None,
@@ -22,9 +36,22 @@ def environment(*, markdown: bool = False) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(share=share, duration=duration, verdict=verdict, meanings=METRICS)
-    found.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return found
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    rows, searched = rows_frame(results), wording.searched_options(results)
+    chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
+    return environment.get_template(template).render(
+        results=results,
+        study=results.study,
+        scale=wording.Scale.of(results),
+        wording=wording,
+        kinds=KINDS,
+        meaning=metrics.get(results.study["task"]["metric"]).meaning,
+        chosen=chosen,
+        report=list(rows[rows.split == "report"].itertuples()),
+        tune=list(rows[rows.split == "tune"].itertuples()),
+        policy_text=lambda policy: wording.policy_text(policy, searched),
+        **more,
+    )
 
 
 def _markdown(value: Any) -> str:

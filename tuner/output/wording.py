@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -12,16 +12,9 @@ from resprune.budget import Count, Energy, Ratio
 from resprune.options import searchable
 from resprune.setting import Adaptive, Setting
 from tuner.results.schema import Interval, Results
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tuner.scoring import metrics
 
 MINUS = "\u2212"
-METRICS = {
-    "score": "share of questions answered right, by the task's own rule",
-    "log_likelihood": "log-likelihood of the right answer, in nats; 0 is the best there is",
-    "fidelity": "share of questions answered as the model itself answers with all tokens",
-}
 _SHORT = {"seed_strategy": "seed"}
 
 
@@ -30,33 +23,24 @@ class Scale:
     """How scores are written: as percent where they are shares, else as they are.
 
     Attributes:
-        percent: True where every score lies in [0, 1].
+        factor: What a score is multiplied with.
+        digits: Digits behind the point.
+        unit: What follows a score.
     """
 
-    percent: bool
+    factor: float = 100.0
+    digits: int = 1
+    unit: str = " %"
 
     @classmethod
     def of(cls, results: Results) -> Scale:
-        """Choose the scale for a study's results."""
-        values = [row.score.mean for row in (*results.report, *results.baselines)]
-        values += [trial.score for trial in results.trials]
-        metric = study_value(results, "task", "metric")
-        return cls(metric != "log_likelihood" and all(0.0 <= value <= 1.0 for value in values))
-
-    @property
-    def factor(self) -> float:
-        """What a score is multiplied with where it is drawn."""
-        return 100.0 if self.percent else 1.0
-
-    @property
-    def unit(self) -> str:
-        """What follows a score: percent, or nothing."""
-        return " %" if self.percent else ""
+        """Choose the scale for a study's metric."""
+        shares = metrics.get(results.study["task"]["metric"]).kind == "answer"
+        return cls() if shares else cls(factor=1.0, digits=3, unit="")
 
     def number(self, score: float) -> str:
         """Write a score without its unit: ``76.3``."""
-        text = f"{score * 100:.1f}" if self.percent else f"{score:.3f}"
-        return text.replace("-", MINUS)
+        return f"{score * self.factor:.{self.digits}f}".replace("-", MINUS)
 
     def range(self, interval: Interval) -> str:
         """Write the ends of an interval: ``74.9 to 77.7``."""
@@ -83,14 +67,6 @@ class Scale:
             return "-"
         return f"{self.signed(interval.mean)} ({self.signed_range(interval)})"
 
-    def apart(self, interval: Interval, name: str) -> str:
-        """Write a difference from something as words: ``2.4 points above all tokens``."""
-        size = self.number(abs(interval.mean))
-        if float(size) == 0:
-            return f"Level with {name}"
-        points = " points" if self.percent else ""
-        return f"{size}{points} {'above' if interval.mean > 0 else 'below'} {name}"
-
 
 def verdict(difference: Interval) -> str:
     """Say whether a difference is more than chance: better, worse or within noise.
@@ -114,20 +90,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def listed(parts: Iterable[str]) -> str:
-    """Join words: ``a, b and c``."""
-    words = list(parts)
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
-def study_value(results: Results, *keys: str) -> Any:
-    """Look a key of the study up, None where it has none."""
-    value: Any = results.study
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def kept_text(
@@ -197,65 +159,19 @@ def policy_text(
     return ", ".join(words)
 
 
-def arms_text(policy: Adaptive) -> tuple[str, list[str]]:
-    """Name the arms by what they differ in: ``("alpha", ["0", "0.25"])``."""
+def arms_text(policy: Adaptive) -> list[str]:
+    """Name the arms by what they differ in: ``["alpha 0", "alpha 0.25"]``."""
     varied = _varied(policy.arms)
     each = [_leaves(arm.options) for arm in policy.arms]
-    if len(varied) == 1:
-        return option_word(varied[0]), [_value(values[varied[0]]) for values in each]
-    said = [
+    return [
         ", ".join(f"{option_word(name)} {_value(values[name])}" for name in varied)
         for values in each
     ]
-    return "arm", said
 
 
 def option_word(name: str) -> str:
     """Return how an option is called in texts."""
     return _SHORT.get(name, name.replace("_", " "))
-
-
-def headline(results: Results) -> str:
-    """Say in one sentence which policy to use."""
-    chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
-    if chosen is None:
-        return "The study chose no config."
-    total = results.model.visual_tokens
-    kept = kept_text(chosen.policy.budget, chosen.tokens, total, "visual tokens")
-    return f"Keep {kept}: {policy_text(chosen.policy, searched_options(results))}."
-
-
-def answer(results: Results, rows: pd.DataFrame) -> list[str]:
-    """Say how much worse or better the recommended policy is, and how sure that is.
-
-    Args:
-        results: What the study found.
-        rows: Their ``rows_frame``.
-
-    Returns:
-        Its score, then a sentence for each difference; nothing where it was not scored.
-    """
-    scale = Scale.of(results)
-    row = next(rows[rows.recommended].itertuples(), None)
-    if row is None:
-        return []
-    samples = results.splits["report"].samples
-    lead = f"On {samples:,} samples that the study had not used, this scores "
-    lead += f"{scale.number(row.mean)}{scale.unit} (95 % interval {scale.range(row)})"
-    whole = next((each.score.mean for each in results.report if each.kind == "unpruned"), None)
-    if whole is not None:
-        lead += f"; with all tokens the model scores {scale.number(whole)}{scale.unit}"
-    lines = [f"{lead}."]
-    for name, difference in (
-        ("all tokens", row.versus_unpruned),
-        ("the paper's default settings at the same budget", row.versus_paper),
-    ):
-        if difference is not None:
-            sure = verdict(difference)
-            end = f"{sure}, these samples do not tell the two apart"
-            said = f"{scale.apart(difference, name)} ({scale.signed_range(difference)})"
-            lines.append(f"{said}: {end if sure == 'within noise' else 'more than chance'}.")
-    return lines
 
 
 def _varied(arms: tuple[Setting, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from resprune.budget import Budget
 from resprune.errors import ConfigError, StudyError
 from resprune.files import read_json, write_json
 from resprune.setting import Adaptive, Policy, Setting
+from resprune.validation import explain
 from tuner.results.rows import RowKind
 
 RESULTS_FILE = "results.json"
@@ -260,8 +261,5 @@ class Results(_Row):
         except ConfigError as error:
             raise StudyError(f"{error} (or run the study again)") from None
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"])
-            raise StudyError(
-                f"{path}: {place}: {problem['msg']}; run the study again to write it anew"
-            ) from None
+            problem = explain(error, cls)
+            raise StudyError(f"{path}: {problem}; run the study again to write it anew") from None

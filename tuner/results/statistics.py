@@ -6,7 +6,7 @@ Questions about one image share its luck, so whole images are drawn, never singl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +40,11 @@ class Intervals:
 
     def by_group(self, a: _Array) -> dict[str, Interval]:
         """Return the mean of each group with its interval."""
-        found = {}
         images, groups = np.array(self.images), np.array(self.groups)
-        for group in sorted(set(self.groups)):
-            rows = groups == group
-            found[group] = paired_bootstrap(
-                a[rows], None, images[rows], seed=self.seed, resamples=self.resamples
-            )
-        return found
+        return {
+            group: replace(self, images=images[groups == group].tolist()).of(a[groups == group])
+            for group in sorted(set(self.groups))
+        }
 
 
 def paired_bootstrap(
@@ -57,9 +54,8 @@ def paired_bootstrap(
     *,
     seed: int,
     resamples: int = 2000,
-    level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval for the mean of ``a``, or of ``a - b``, over images.
+    """95 % percentile bootstrap interval for the mean of ``a``, or of ``a - b``, over images.
 
     Args:
         a: (N,) scores.
@@ -67,33 +63,23 @@ def paired_bootstrap(
         clusters: (N,) image of each sample: any hashable labels.
         seed: Draws the resamples.
         resamples: How many.
-        level: Coverage, in (0, 1).
 
     Returns:
         Mean with its interval. With one image the interval is the mean itself.
 
     Raises:
-        ResPruneError: Lengths differ, nothing to compare, values not finite, or a bad level.
+        ResPruneError: Lengths differ, nothing to compare, or values not finite.
     """
     values, groups = _differences(a, b, clusters)
-    if not 0 < level < 1 or resamples < 1:
-        raise ResPruneError(
-            f"paired bootstrap: level {level} and resamples {resamples}; "
-            "level lies between 0 and 1, resamples is at least 1"
-        )
     sums, sizes = _totals(values, groups)
     images = len(sums)
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // images)
-    means = np.concatenate(
-        [
-            _resampled_means(
-                sums, sizes, rng.integers(images, size=(min(step, resamples - i), images))
-            )
-            for i in range(0, resamples, step)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means: list[_Array] = []
+    for done in range(0, resamples, step):
+        draws = rng.integers(images, size=(min(step, resamples - done), images))
+        means.append(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
@@ -117,11 +103,6 @@ def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.Arra
     if images < 2:
         return 0.0
     return float(np.sqrt(images / (images - 1) * np.sum(sums**2)) / sizes.sum())
-
-
-def _resampled_means(sums: _Array, sizes: _Array, draws: npt.NDArray[np.int64]) -> _Array:
-    means: _Array = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    return means
 
 
 def _totals(values: _Array, groups: npt.NDArray[np.int64]) -> tuple[_Array, _Array]:

@@ -14,29 +14,12 @@ from tuner.study.file import (
     study_from_dict,
     study_names,
 )
-from tuner.study.schema import (
-    AdaptiveSection,
-    AlphaSection,
-    BackboneSection,
-    ReportSection,
-    SplitSpec,
-    StorageSection,
-    StudyConfig,
-    StudySection,
-    TaskSection,
-)
+from tuner.study.schema import BackboneSection, StudyConfig
 
 __all__ = [
     "STUDY_FILE",
-    "AdaptiveSection",
-    "AlphaSection",
     "BackboneSection",
-    "ReportSection",
-    "SplitSpec",
-    "StorageSection",
     "StudyConfig",
-    "StudySection",
-    "TaskSection",
     "dump_study",
     "find_study",
     "load_study",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -41,15 +40,10 @@ def find_study(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if path.suffix == ".toml" or os.sep in name_or_path:
-        raise StudyError(
-            f"{name_or_path}: no such file; give a study file or a shipped study's "
-            f"name: {', '.join(study_names())}"
-        )
     if name_or_path not in study_names():
         raise StudyError(
-            f"no study is called {name_or_path!r}. {near_names(name_or_path, study_names())} "
-            "Or give the path of a TOML file."
+            f"{name_or_path}: no such file, and no shipped study is called so. "
+            f"{near_names(name_or_path, study_names())}"
         )
     return Path(str(resources.files("studies") / f"{name_or_path}.toml"))
 

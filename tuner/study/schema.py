@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from itertools import combinations, product
@@ -29,13 +28,6 @@ from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
 from tuner.search.section import SearchSection
 
 
-def _check_alpha(value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and 0 <= value <= ALPHA_MAX:
-        return float(value)
-    raise ValueError(f"alpha {value!r} is out of range; give numbers from 0 to {ALPHA_MAX:g}")
-
-
 def _each_once(value: Any) -> Any:
     """Make a list of a value alone, and refuse one that comes twice."""
     values = value if isinstance(value, tuple) else (value,)
@@ -44,13 +36,10 @@ def _each_once(value: Any) -> Any:
     return values
 
 
-def _sorted(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(sorted(values))
-
-
-Alpha = Annotated[float, BeforeValidator(_check_alpha)]
+Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
 _Each = BeforeValidator(_each_once)
 _Some = Field(min_length=1)
+_Rising = AfterValidator(lambda values: tuple(sorted(values)))
 DEFAULT_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
@@ -77,25 +66,16 @@ class StudySection(StrictModel):
     """Name, seed, number of trials and objective.
 
     Attributes:
-        name: Name of the run folder: letters, digits, ``-``, ``_`` and ``.``.
+        name: Name of the run folder: 100 letters, digits, ``-``, ``_`` and ``.`` at most.
         seed: Seed of everything random.
         trials: Trials of each method, those before an interruption included.
         objective: A table with ``kind``, or the kind alone.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0)
     trials: int = Field(default=60, ge=1)
     objective: Objective = Pareto()
-
-    @field_validator("name")
-    @classmethod
-    def _a_folder_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
-            raise ValueError(
-                f"{value!r} cannot name a run folder; use letters, digits, '-', '_' and '.'"
-            )
-        return value
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -134,12 +114,10 @@ class BackboneSection(StrictModel):
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        from resprune import backbones
+        if value is not None:
+            from resprune import backbones
 
-        if value not in backbones.names():
-            raise ValueError(f"unknown backbone {value!r}. {near_names(value, backbones.names())}")
+            backbones.get(value)
         return value
 
 
@@ -195,9 +173,7 @@ class AlphaSection(StrictModel):
         budgets: Budgets to fit it for; empty for all of the search.
     """
 
-    grid: Annotated[tuple[Alpha, ...], Field(min_length=2), AfterValidator(_sorted), _Each] = (
-        DEFAULT_GRID
-    )
+    grid: Annotated[tuple[Alpha, ...], Field(min_length=2), _Rising, _Each] = DEFAULT_GRID
     adaptive: bool = True
     budgets: Annotated[tuple[Budget, ...], _Each] = ()
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from PIL import Image
 from pydantic import Field
 
 from resprune.errors import StudyError, near_names
 from studies.nano.scenes import Scene, generate_scene, generate_wide_scene
-from studies.nano.splits import Split, iter_questions
+from studies.nano.splits import iter_questions
 from tuner.tasks.base import Sample, Task, TaskOptions, register
+
+_UNSEEN = ("tune", "fit", "report")
 
 
 class NanoOptions(TaskOptions):
@@ -36,13 +38,10 @@ class NanoScenes(Task):
 
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Generate questions of a split; ``count`` None gives 2,000."""
-        known = get_args(Split)
-        if split not in known:
-            raise StudyError(f"{self.name} has no split {split!r}. {near_names(split, known)}")
-        if split in ("train", "monitor"):
+        if split not in _UNSEEN:
             raise StudyError(
-                f"{self.name}: the model has seen split {split!r} in training; use tune, fit or "
-                "report"
+                f"{self.name} has no split {split!r} that the model has not seen in training. "
+                f"{near_names(split, _UNSEEN)}"
             )
         wanted = 2000 if count is None else count
         draw = generate_wide_scene if self._wide else generate_scene

@@ -40,7 +40,7 @@ class _Table(Task):
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Read rows ``offset`` to ``offset + count - 1`` of a split."""
         digests: dict[str, str] = {}
-        found = [self._sample(*row, digests) for row in self._rows(split, count, offset)]
+        found = [self._sample(row, digests) for row in self._rows(split, count, offset)]
         ids = Counter(sample.id for sample in found)
         if len(ids) < len(found):
             raise StudyError(
@@ -49,13 +49,8 @@ class _Table(Task):
             )
         return found
 
-    def _sample(
-        self,
-        place: str,
-        cells: Mapping[str, Any],
-        cell: Callable[[], Any],
-        digests: dict[str, str],
-    ) -> Sample:
+    def _sample(self, row: _Row, digests: dict[str, str]) -> Sample:
+        place, cells, cell = row
         question = cells.get("question")
         if not isinstance(question, str) or not question.strip():
             raise StudyError(f"{place}: 'question' is missing or no text ({question!r})")

@@ -145,12 +145,12 @@ def test_log_likelihoods_are_not_percent(results_data):
 
 @pytest.mark.parametrize(("value", "said"), [(0.024, "+2.4"), (-0.02, "\N{MINUS SIGN}2.0")])
 def test_differences_have_a_sign(value, said):
-    assert Scale(percent=True).signed(value) == said
+    assert Scale().signed(value) == said
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.0004, -0.0004])
 def test_a_difference_that_rounds_to_zero_has_none(value):
-    assert Scale(percent=True).signed(value) == "0.0"
+    assert Scale().signed(value) == "0.0"
 
 
 def test_two_equal_scores_are_level(results_data):

@@ -93,7 +93,7 @@ def test_every_figure_has_its_place_and_is_valid_plotly(page):
     figures = figures_of(page)
     places = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "plot"]
     assert places == [f"figure-{i}" for i in range(len(figures))]
-    assert len(figures) == 1 + 3 + 1 + 3 + 1 + 2  # front, curves, gains, arms, weights, options
+    assert len(figures) == 1 + 3 + 3 + 1 + 2  # front, curves, arms, weights, options
     for figure in figures:
         go.Figure(figure)  # raises on an unknown property or a wrong value
 
@@ -167,8 +167,8 @@ def test_arms_that_were_never_chosen_are_shown_as_such(results_data):
     results_data["adaptive"][1]["chosen"] = [0, 30, 0, 0, 0, 10, 0]
     figures = figures_of(Page(render(Results.model_validate(results_data))))
     bars = [f["data"][0] for f in figures if f["data"][0].get("type") == "bar"][1]
-    assert bars["x"] == ["0", "0.25", "0.5", "0.75", "1", "2", "4"]
-    assert bars["y"] == [0, 75, 0, 0, 0, 25, 0]
+    assert bars["y"] == [f"alpha {a}" for a in ("0", "0.25", "0.5", "0.75", "1", "2", "4")]
+    assert bars["x"] == [0, 75, 0, 0, 0, 25, 0]
     blue = [color == KINDS["tuned"].color for color in bars["marker"]["color"]]
     assert blue == [False, True, False, False, False, False, False]  # the best fixed arm
 
@@ -250,14 +250,12 @@ def test_no_text_of_a_third_partys_method_becomes_markup(results_data, monkeypat
     """Names of methods and values of options come from whoever wrote the method."""
     from tuner.output import frame, wording
     from tuner.output.report import figures as drawn
-    from tuner.output.report import page as paged
 
     clean = Page(render(Results.model_validate(results_data)))
-    for module in (frame, wording, drawn, paged):
+    for module in (frame, wording, drawn):
         real = module.policy_text
         monkeypatch.setattr(module, "policy_text", lambda *a, real=real, **k: real(*a, **k) + EVIL)
-    for module in (drawn, paged):
-        monkeypatch.setattr(module, "arms_text", lambda p: (EVIL, [f"{i}{EVIL}" for i in range(7)]))
+    monkeypatch.setattr(wording, "arms_text", lambda p: [f"{i}{EVIL}" for i in range(7)])
     page = Page(render(Results.model_validate(results_data)))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in clean.elements]
     for figure in figures_of(page):
@@ -396,4 +394,4 @@ def test_a_browser_draws_every_figure(run_dir, tmp_path):
     command = ["chromium", *options, f"--user-data-dir={tmp_path / 'chromium'}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     drawn = re.findall(r'id="figure-(\d+)" class="plot js-plotly-plot"', done.stdout)
-    assert len(drawn) == 11
+    assert len(drawn) == 10

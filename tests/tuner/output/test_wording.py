@@ -55,9 +55,9 @@ def test_a_default_that_was_searched_is_said(results_data, results):
 
 
 def test_arms_are_called_by_what_they_differ_in():
-    assert arms_text(arms({"alpha": 0.0}, {"alpha": 0.25})) == ("alpha", ["0", "0.25"])
+    assert arms_text(arms({"alpha": 0.0}, {"alpha": 0.25})) == ["alpha 0", "alpha 0.25"]
     both = arms({"alpha": 0.0, "seed_strategy": "none"}, {"alpha": 2.0})
-    assert arms_text(both) == ("arm", ["alpha 0, seed none", "alpha 2, seed l2_norm"])
+    assert arms_text(both) == ["alpha 0, seed none", "alpha 2, seed l2_norm"]
 
 
 @pytest.mark.parametrize(

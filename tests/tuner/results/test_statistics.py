@@ -16,14 +16,14 @@ def test_equals_a_loop_over_resamples():
     rng = np.random.default_rng(3)
     clusters = np.array([f"image-{i}" for i in rng.integers(0, 12, 70)])
     a, b = rng.random(70), rng.random(70)
-    interval = paired_bootstrap(a, b, clusters, seed=5, resamples=400, level=0.9)
+    interval = paired_bootstrap(a, b, clusters, seed=5, resamples=400)
 
     by_image = [(a - b)[clusters == name] for name in sorted(set(clusters))]
     draws = np.random.default_rng(5).integers(len(by_image), size=(400, len(by_image)))
     means = [np.concatenate([by_image[i] for i in row]).mean() for row in draws]
     assert interval.mean == pytest.approx((a - b).mean())
-    assert interval.low == pytest.approx(np.quantile(means, 0.05))
-    assert interval.high == pytest.approx(np.quantile(means, 0.95))
+    assert interval.low == pytest.approx(np.quantile(means, 0.025))
+    assert interval.high == pytest.approx(np.quantile(means, 0.975))
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
@@ -96,8 +96,3 @@ def test_same_seed_same_interval():
 def test_wrong_input(a, b, clusters, message):
     with pytest.raises(ResPruneError, match=message):
         paired_bootstrap(a, b, clusters, seed=0)
-
-
-def test_wrong_level():
-    with pytest.raises(ResPruneError, match=r"level 95"):
-        paired_bootstrap([1.0], None, [0], seed=0, level=95)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from resprune.errors import ResPruneError, StudyError
 from tuner import tasks
+from tuner.tasks.base import exact_match
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ ROW = {"image": "a.png", "question": "What color?", "answer": "Red"}
     [("red", 1.0), ("Red.", 1.0), (" RED \n", 1.0), ("dark red", 0.0), ("", 0.0), ("crimson", 1.0)],
 )
 def test_exact_match(prediction, score):
-    assert tasks.exact_match(prediction, ("red", "crimson")) == score
+    assert exact_match(prediction, ("red", "crimson")) == score
 
 
 def test_nano_scenes_is_seeded_and_grows(monkeypatch):
@@ -43,7 +44,10 @@ def test_nano_scenes_is_seeded_and_grows(monkeypatch):
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("tunes", "Did you mean 'tune'"), ("train", "has seen split 'train' in training")],
+    [
+        ("tunes", "Did you mean 'tune'"),
+        ("train", "no split 'train' that the model has not seen"),
+    ],
 )
 def test_nano_scenes_refuses_other_splits(split, message):
     with pytest.raises(StudyError, match=message):

@@ -29,7 +29,6 @@ def write_report(run_dir: Path) -> Path:
         StudyError: `results.json` is missing, or the folder cannot be written.
         ResPruneError: `results.json` is damaged.
     """
-    run_dir = Path(run_dir)
     results = Results.load(run_dir)
     try:
         study_toml = (run_dir / STUDY_FILE).read_text(encoding="utf-8")
