@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resprune.errors import StudyError
+from resprune.files import publish
 
 _AT_ONCE = 500  # keys of one query
 
@@ -53,7 +53,7 @@ class Outcomes:
             if isinstance(error, sqlite3.OperationalError):
                 raise self._unwritable(error) from error
             aside = path.with_name(f"{path.name}.damaged")
-            os.replace(path, aside)
+            publish(path, aside)
             problem = " ".join(str(error).split())
             warnings.warn(
                 f"{path}: damaged ({problem}); set aside as {aside.name}, its outcomes are "
