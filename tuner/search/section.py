@@ -7,17 +7,41 @@ A key that is an option of a searched method holds for every searched method tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import near_names
 from resprune.options import Options, Positions, Search, searchable, with_values
-from resprune.validation import StrictModel, shown
+from resprune.validation import StrictModel, explain, shown
 
 Choices = tuple[float | str, ...]
+_T = TypeVar("_T")
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """Make a tuple of a list, and of a value alone."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{[str(value) for value in values]} lists a value twice; keep each once")
+    return values
+
+
+Listed = Annotated[tuple[_T, ...], BeforeValidator(as_tuple), AfterValidator(_distinct)]
+"""Values of a study file, each once; one may stand alone."""
 
 
 class Range(StrictModel):
@@ -33,6 +57,12 @@ class Range(StrictModel):
     high: float
     step: float = Field(gt=0.0)
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        return self
+
 
 class SearchSection(StrictModel):
     """The search space.
@@ -46,9 +76,9 @@ class SearchSection(StrictModel):
             study: a range, or values.
     """
 
-    method: tuple[str, ...] = ("resprune",)
-    budget: tuple[Budget, ...] = ()
-    positions: tuple[Positions, ...] = ("keep",)
+    method: Listed[str] = ("resprune",)
+    budget: Listed[Budget] = ()
+    positions: Listed[Positions] = ("keep",)
     options: dict[str, dict[str, Range | Choices]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -58,8 +88,7 @@ class SearchSection(StrictModel):
         if not isinstance(data, Mapping):
             return data
         own = {key: data[key] for key in ("method", "budget", "positions") if key in data}
-        searched = _as_tuple(own.get("method", ("resprune",)))
-        own |= {key: _as_tuple(value) for key, value in own.items()}
+        searched = as_tuple(own.get("method", ("resprune",)))
         for name in searched:
             if name not in methods.names():
                 raise ValueError(
@@ -98,15 +127,6 @@ class SearchSection(StrictModel):
     def _some(cls, values: Any) -> Any:
         if not values:
             raise ValueError("an empty list; name at least one, or leave the key out")
-        return values
-
-    @field_validator("method", "budget", "positions")
-    @classmethod
-    def _distinct(cls, values: Any) -> Any:
-        if len(set(values)) != len(values):
-            raise ValueError(
-                f"{[str(value) for value in values]} lists a value twice; keep each once"
-            )
         return values
 
     @model_serializer
@@ -150,19 +170,14 @@ def read_range(place: str, value: Any, key: str, search: Search, method: str) ->
     if value is None or isinstance(value, Mapping):
         if search.choices:
             raise ValueError(f"{place}: a range of names; list some of {list(search.choices)}")
-        ends = {"low": search.low, "high": search.high, "step": search.step}
-        for name in value or {}:
-            if name not in ends:
-                raise ValueError(f"{place}: unknown key {name!r}. {near_names(str(name), ends)}")
-        ends |= value or {}
-        low, high, step = (_number(f"{place}.{name}", number) for name, number in ends.items())
-        _check_values(place, key, (low, high), method)
-        if low >= high:
-            raise ValueError(f"{place}: low {low} is not below high {high}")
-        if step <= 0:
-            raise ValueError(f"{place}: step {step} is out of range; give a number above 0")
-        return Range(low=low, high=high, step=step)
-    values = _as_tuple(value)
+        own = {"low": search.low, "high": search.high, "step": search.step}
+        try:
+            found = Range.model_validate({**own, **(value or {})})
+        except ValidationError as error:
+            raise ValueError(f"{place}: {explain(error, Range)}") from None
+        _check_values(place, key, (found.low, found.high), method)
+        return found
+    values = as_tuple(value)
     if not values:
         raise ValueError(f"{place}: an empty list; give a value, or leave the key out")
     if len(set(map(repr, values))) != len(values):
@@ -203,13 +218,3 @@ def _check_known(before: str, given: Iterable[Any], known: Collection[str], whos
         if key not in known:
             near = near_names(str(key), known) if known else "It has none."
             raise ValueError(f"unknown key {before + str(key)!r}: no option of {whose}. {near}")
-
-
-def _number(place: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{place}: {shown(value)} is no number")
-    return float(value)
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)

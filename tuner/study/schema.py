@@ -7,14 +7,7 @@ from functools import cache
 from itertools import combinations, product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from resprune import methods
 from resprune.budget import Budget
@@ -25,20 +18,9 @@ from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
 from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
-from tuner.search.section import SearchSection
-
-
-def _each_once(value: Any) -> Any:
-    """Make a list of a value alone, and refuse one that comes twice."""
-    values = value if isinstance(value, tuple) else (value,)
-    if len(set(map(repr, values))) != len(values):
-        raise ValueError(f"{list(values)} lists a value twice; keep each once")
-    return values
-
+from tuner.search.section import Listed, SearchSection
 
 Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
-_Each = BeforeValidator(_each_once)
-_Some = Field(min_length=1)
 _Rising = AfterValidator(lambda values: tuple(sorted(values)))
 DEFAULT_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
@@ -173,9 +155,9 @@ class AlphaSection(StrictModel):
         budgets: Budgets to fit it for; empty for all of the search.
     """
 
-    grid: Annotated[tuple[Alpha, ...], Field(min_length=2), _Rising, _Each] = DEFAULT_GRID
+    grid: Annotated[Listed[Alpha], Field(min_length=2), _Rising] = DEFAULT_GRID
     adaptive: bool = True
-    budgets: Annotated[tuple[Budget, ...], _Each] = ()
+    budgets: Listed[Budget] = ()
 
 
 class AdaptiveSection(StrictModel):
@@ -185,7 +167,7 @@ class AdaptiveSection(StrictModel):
         vary: Options marked per-prompt; ``alpha`` over the grid, others over what is searched.
     """
 
-    vary: Annotated[tuple[str, ...], _Some, _Each] = ("alpha",)
+    vary: Annotated[Listed[str], Field(min_length=1)] = ("alpha",)
 
     @field_validator("vary")
     @classmethod
