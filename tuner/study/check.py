@@ -79,14 +79,11 @@ def usual_backbone(family: str) -> Backbone:
     return cls(model, SimpleNamespace(tokenizer=None, image_processor=None))
 
 
-def _verdict(study: StudyConfig, visual_tokens: int | None) -> str:
-    budgets = [
-        str(budget if visual_tokens is None else budget.limit(visual_tokens))
-        for budget in study.budgets()
-    ]
+def _verdict(study: StudyConfig, total: int | None) -> str:
+    budgets = [str(b if total is None else b.limit(total)) for b in study.budgets()]
     unit = "tokens" if all(isinstance(b, Count) for b in study.budgets()) else "of an image"
     each = " each" if len(study.search.method) > 1 else ""
     return (
         f"fine ({study.study.trials} trials{each} of {', '.join(study.search.method)} at "
-        f"{', '.join(budgets)} {'tokens' if visual_tokens is not None else unit})"
+        f"{', '.join(budgets)} {'tokens' if total is not None else unit})"
     )

@@ -69,12 +69,8 @@ def load_study(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = N
         data = tomllib.loads(raw.decode("utf-8"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise StudyError(
-            f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path}: not valid TOML: {error}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"{path}: not valid TOML, saved as UTF-8: {error}") from None
     return study_from_dict(data, where=str(path), base=path.parent, overrides=overrides)
 
 

@@ -315,17 +315,11 @@ class HubVqa(_Table):
             raise
         except Exception as error:  # readers, hub and network have no error class in common
             reason = (str(error).strip().splitlines() or [""])[0]
-            if self.local:
-                fix = "give a folder of parquet files, named after their splits"
-            else:
-                fix = (
-                    "check the id, task.config and task.revision; without a network, set HF_HOME "
-                    "to a cache that holds it (and HF_HUB_OFFLINE=1), or task.dataset to a local "
-                    "folder with its files"
-                )
             raise StudyError(
                 f"task.dataset: {self.source!r} cannot be loaded ({type(error).__name__}: "
-                f"{reason}); {fix}"
+                f"{reason}); check the id, task.config and task.revision; without a network, set "
+                "HF_HOME to a cache that holds it (and HF_HUB_OFFLINE=1), or task.dataset to a "
+                "folder of parquet files, named after their splits"
             ) from error
 
 

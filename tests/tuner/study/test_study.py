@@ -181,7 +181,7 @@ def test_no_such_study(name, message):
     ("raw", "message"),
     [
         (b"[study\n", "not valid TOML.*line 1"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "saved as UTF-8: .*can't decode byte 0xff in position 0"),
         (b"[study]\nname = 1\n", r"study.name"),
     ],
 )

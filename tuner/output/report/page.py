@@ -62,8 +62,8 @@ def render(results: Results, study_toml: str | None = None) -> str:
         features={option_word(name): FEATURES[name] for name in shares if name in FEATURES},
         changes=_changes(report),
         budgets=sorted(
-            report[report.tokens.gt(0) & (report.kind != "unpruned")].kept.unique(),
-            key=lambda kept: kept not in set(report[report.recommended].kept),
+            report[report.by_group.astype(bool) & (report.kind != "unpruned")].budget.unique(),
+            key=lambda budget: budget != str(results.recommended),
         ),
         drawing=drawing,
         same=lambda *texts: len({t.strip().strip(".").casefold() for t in texts}) == 1,
