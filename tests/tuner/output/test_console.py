@@ -63,6 +63,9 @@ def test_the_best_so_far_is_said_for_each_budget(console):
 
 def test_texts_of_a_method_are_no_markup_of_the_terminal(console, monkeypatch, results):
     monkeypatch.setattr("tuner.output.console.policy_text", lambda *_: "[red]x[/red]")
+    monkeypatch.setattr("tuner.output.frame.policy_text", lambda *_: "[red]y[/red]")
     with RichProgress(console) as progress:
         progress.trial(trial(0, 11, 0.5, 0.7), 1, 1)
     assert "[red]x[/red]" in said(console)
+    show_results(results, Path("runs/nano-llava"), console)
+    assert said(console).count("[red]y[/red]") == 3  # a row a budget
