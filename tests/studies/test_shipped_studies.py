@@ -72,7 +72,11 @@ def test_strategies_are_all_that_the_family_offers():
     for name in REAL:
         study = load_study(find_study(name))
         offered = usual_backbone(study.backbone.family).seed_signals
-        assert set(study.search.options["resprune"]["seed_strategy"]) == {*offered, "l2_norm", "relevance"}
+        assert set(study.search.options["resprune"]["seed_strategy"]) == {
+            *offered,
+            "l2_norm",
+            "relevance",
+        }
 
 
 def test_what_does_not_fit_the_family_is_said():
