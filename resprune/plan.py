@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from resprune import methods
 from resprune.alpha import AlphaPredictor, prompt_features
 from resprune.backbones import VisualTokens
+from resprune.budget import Energy
 from resprune.errors import ConfigError, ResPruneError
 from resprune.methods.base import ATTENTION, Batch, Inputs, Method, Nested, Selection
 from resprune.options import Options, Positions, Relevance
@@ -224,7 +225,7 @@ def plan_of(selection: Selection, image: Inputs, setting: Setting) -> Plan:
     """Turn what a method kept into a plan; an energy budget cuts it where the energy says so."""
     order, features = selection.indices, selection.features
     method = methods.get(setting.method)
-    if hasattr(setting.budget, "energy"):
+    if isinstance(setting.budget, Energy):
         curve = energy_curve(image.tokens, order, method.weights(image, setting.options))
         order = order[: setting.budget.of(len(image.tokens), curve.tolist())]
     kept, rank = order.sort()

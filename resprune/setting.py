@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 
 from resprune import methods
 from resprune.alpha import PREDICTOR_FILE
-from resprune.budget import Budget, BudgetLike, Ratio, read_budget
+from resprune.budget import Budget, BudgetLike, Energy, Ratio, read_budget
 from resprune.errors import ConfigError, near_names
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
@@ -55,7 +55,7 @@ class Setting(StrictModel):
                 f"the method {self.method!r} keeps everything and is given the budget "
                 f"{self.budget}; its one budget is 1.0"
             )
-        if hasattr(self.budget, "energy") and not (method.nested and method.stage == "tokens"):
+        if isinstance(self.budget, Energy) and not (method.nested and method.stage == "tokens"):
             raise ValueError(
                 f"the method {self.method!r} has no energy budgets, which need nested orders; "
                 "give a count or a ratio"

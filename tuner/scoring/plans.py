@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resprune import methods
 from resprune.backbones import VisualTokens
+from resprune.budget import Energy
 from resprune.methods.base import Inputs, Method, Nested
 from resprune.options import Options, Relevance
 from resprune.plan import (
@@ -97,7 +98,7 @@ class Planner:
         for setting in settings:
             order = orders[setting.options]
             counts = self.counts(setting)
-            if hasattr(setting.budget, "energy"):
+            if isinstance(setting.budget, Energy):
                 if setting.options not in curves:
                     curves[setting.options] = self._curves(setting, order, limits)
                 counts = np.array(

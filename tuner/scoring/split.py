@@ -20,6 +20,7 @@ from PIL import Image
 from resprune import methods
 from resprune.alpha import prompt_features
 from resprune.backbones import Backbone, VisualTokens
+from resprune.budget import Energy
 from resprune.errors import StudyError
 from resprune.methods.downsample import Downsample
 from resprune.plan import Plan, cosines_of, everything
@@ -172,7 +173,7 @@ class Split:
         if methods.get(setting.method).stage == "image":
             smaller = self._downsampled(setting)
             counts = [len(smaller.visual(i).tokens) for i in range(len(self))]
-        elif hasattr(setting.budget, "energy"):
+        elif isinstance(setting.budget, Energy):
             counts = [len(plan.kept) for plan in self.plans([setting])[0]]
         else:
             counts = self._planner.counts(setting).tolist()
