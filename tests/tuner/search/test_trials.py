@@ -14,7 +14,7 @@ from resprune.errors import StudyError
 from resprune.setting import Setting, paper_default
 from tuner.search.sampler import DealtSampler
 from tuner.search.space import Space
-from tuner.search.storage import JOURNAL_FILE, only_one
+from tuner.search.storage import JOURNAL_FILE, journal, only_one
 from tuner.search.trials import Search
 from tuner.study import study_from_dict
 
@@ -177,6 +177,9 @@ def test_every_method_gets_the_same_trials_as_alone(tmp_path, uninterrupted):
     search = run(search_of(tmp_path / "three", _made(tmp_path / "three", config)))
     by_method = Counter(trial.setting.method for trial in search.trials())
     assert by_method == {"resprune": 24, "divprune": 24, "scope": 24}
+    with journal(tmp_path / "three") as storage:
+        names = {study.study_name for study in storage.get_all_studies()}
+    assert names == {"s.resprune", "s.divprune", "s.scope"}
     own = [row for row in found(search) if row[1].method == "resprune"]
     assert own == uninterrupted
     scope = {t.setting.option("exponent") for t in search.trials() if t.setting.method == "scope"}
