@@ -55,8 +55,10 @@ def journal(run_dir: Path) -> Iterator[Any]:
     lock: Any = FlockLock(path)
     try:
         lock.acquire()
-        _cut_torn_tail(path)
-        lock.release()
+        try:
+            _cut_torn_tail(path)
+        finally:
+            lock.release()
         yield optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
     except OSError as error:
         raise StudyError(f"{path}: cannot be written ({error.strerror})") from error

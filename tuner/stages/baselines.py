@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resprune.budget import Budget
-from resprune.setting import Adaptive, Setting, unpruned
+from resprune.setting import Adaptive, Setting, fixed, unpruned
 from tuner.results.rows import RowKind
 from tuner.results.schema import Row
 from tuner.results.statistics import Intervals
@@ -53,7 +53,7 @@ def rows_of(opened: OpenedStudy, scored: Sequence[Scored], intervals: Intervals)
         Row(
             kind=kind,
             policy=policy,
-            tokens=None if kind == "unpruned" else opened.tokens(_one(policy)),
+            tokens=None if kind == "unpruned" else opened.tokens(fixed(policy)),
             score=intervals.of(scores),
             versus_unpruned=None if kind == "unpruned" else intervals.of(scores, whole),
             versus_paper=(
@@ -65,7 +65,3 @@ def rows_of(opened: OpenedStudy, scored: Sequence[Scored], intervals: Intervals)
         )
         for kind, policy, scores in scored
     ]
-
-
-def _one(policy: Setting | Adaptive) -> Setting:
-    return policy if isinstance(policy, Setting) else policy.arms[policy.fallback]
