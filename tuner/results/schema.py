@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resprune.budget import Budget
+from resprune.certificate import Certificate
 from resprune.errors import ConfigError, StudyError
 from resprune.files import read_json, write_json
 from resprune.setting import Adaptive, Policy, Setting
@@ -16,7 +17,7 @@ from resprune.validation import explain
 from tuner.results.rows import RowKind
 
 RESULTS_FILE = "results.json"
-RESULTS_SCHEMA = 2
+RESULTS_SCHEMA = 3
 
 
 class _Row(BaseModel):
@@ -219,7 +220,7 @@ class Results(_Row):
     environment: dict[str, str]
     model: ModelInfo
     noun_pipeline: NounPipelineInfo
-    splits: dict[Literal["tune", "fit", "report"], SplitInfo]
+    splits: dict[Literal["tune", "fit", "certify", "report"], SplitInfo]
     groups: list[str]
     trials: list[TrialResult]
     baselines: list[Row]
@@ -227,6 +228,8 @@ class Results(_Row):
     curves: list[Curve]
     chosen: list[Chosen]
     recommended: Budget
+    certificate: Certificate | None = None
+    report_openings: int = 1
     report: list[Row]
     adaptive: list[AdaptiveRow]
     feature_weights: list[FeatureWeight]

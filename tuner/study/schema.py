@@ -32,11 +32,14 @@ class SplitSpec(StrictModel):
         split: Name of the task's split.
         samples: How many, from ``offset`` on.
         offset: How many samples of the split to skip.
+        questions_per_image: Questions of one image at most, drawn by the study's seed; None takes
+            all.
     """
 
     split: str = Field(min_length=1)
     samples: int = Field(ge=1)
     offset: int = Field(default=0, ge=0)
+    questions_per_image: int | None = Field(default=None, ge=1)
 
     def overlaps(self, other: SplitSpec) -> bool:
         """Say whether both name a sample in common."""
@@ -109,11 +112,13 @@ class TaskSection(tasks.TaskOptions):
     Attributes:
         tune: Samples that choose settings.
         fit: Samples that fit the alpha predictor; without them alpha is the same for every prompt.
+        certify: Samples that the claim is tested on; without them nothing is certified.
         report: Samples that are scored once, at the end.
     """
 
     tune: SplitSpec
     fit: SplitSpec | None = None
+    certify: SplitSpec | None = None
     report: SplitSpec
 
     @model_validator(mode="before")
@@ -142,7 +147,12 @@ class TaskSection(tasks.TaskOptions):
 
     def splits(self) -> dict[str, SplitSpec]:
         """Return the splits by the part they play."""
-        found = {"tune": self.tune, "fit": self.fit, "report": self.report}
+        found = {
+            "tune": self.tune,
+            "fit": self.fit,
+            "certify": self.certify,
+            "report": self.report,
+        }
         return {name: spec for name, spec in found.items() if spec is not None}
 
 
@@ -278,7 +288,11 @@ class StudyConfig(StrictModel):
         kept = {
             "study": ["seed", "objective"],
             "backbone": ["model", "family", "revision", "dtype"],
-            "task": [key for key in type(self.task).model_fields if key not in ("fit", "report")],
+            "task": [
+                key
+                for key in type(self.task).model_fields
+                if key not in ("fit", "certify", "report")
+            ],
             "search": list(SearchSection.model_fields),
         }
         return [

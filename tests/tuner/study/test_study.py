@@ -136,7 +136,7 @@ def test_a_task_has_its_own_keys_in_a_flat_table(data, tmp_path):
     assert task["folder"] == str(tmp_path / "x")
     assert task["answer_format"] == "Answer the question using a single word or phrase."
     assert set(task) == {"name", "metric", "max_new_tokens", "answer_format", "folder", "tune",
-                         "fit", "report"}  # fmt: skip
+                         "fit", "certify", "report"}  # fmt: skip
     with pytest.raises(StudyError, match=r"unknown key 'task\.foldr'. Did you mean 'folder'"):
         study_from_dict(changed(data, "task.foldr", "x"))
     with pytest.raises(StudyError, match=r"unknown key 'task\.metrics'. Did you mean 'metric'"):
