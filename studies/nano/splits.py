@@ -10,7 +10,7 @@ from resprune.errors import ResPruneError, near_names
 from studies.nano.questions import generate_questions
 from studies.nano.scenes import Scene, generate_scene
 
-Split = Literal["train", "monitor", "tune", "fit", "report"]
+Split = Literal["train", "monitor", "tune", "fit", "report", "certify", "table"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SCENES_PER_SPLIT = 10_000_000
 QUESTIONS_PER_IMAGE = 8

@@ -17,7 +17,7 @@ from studies.nano.scenes import Scene, generate_scene, generate_wide_scene
 from studies.nano.splits import iter_questions
 from tuner.tasks.base import Sample, Task, TaskOptions, register
 
-_UNSEEN = ("tune", "fit", "report")
+_UNSEEN = ("tune", "fit", "certify", "report", "table")
 
 
 class NanoOptions(TaskOptions):
