@@ -121,7 +121,13 @@ def certify_config(
         )
     options, spec = load_task(find_study(task))
     source = tasks.make(options)
-    samples = tasks.draw(source, spec, seed)
+    samples = source.draw(
+        spec.split,
+        spec.samples,
+        spec.offset,
+        questions_per_image=spec.questions_per_image,
+        seed=seed,
+    )
     order = _drawn(samples, seed)
     if images is not None and images > len(order):
         raise StudyError(

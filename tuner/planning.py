@@ -1,7 +1,7 @@
 """Before a study: how many images its claim needs, and what the study costs on this machine.
 
-`resprune-tune plan STUDY` scores a pilot of the tune split, or takes a stated guess, and never looks
-at the certify or the report split.
+`resprune-tune plan STUDY` scores a pilot of the tune split, or takes a stated guess, and never
+looks at the certify or the report split.
 """
 
 from __future__ import annotations
