@@ -22,6 +22,7 @@ from tuner.results.statistics import Intervals
 from tuner.scoring import metrics
 from tuner.scoring.model import fingerprint, load_backbone, share_cores
 from tuner.scoring.outcomes import Outcomes
+from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 from tuner.scoring.split import Bench, Split
 from tuner.scoring.visual import VisualCache
 from tuner.search.space import Space
@@ -69,6 +70,7 @@ class OpenedStudy:
             self.backbone: Backbone = load_backbone(study.backbone)
             workers = share_cores(self.backbone)
             check_model(study, self.backbone)
+            check_pictures(self.samples, PictureHashes(run_dir / CACHE_FOLDER), self.progress.step)
             self.extractor = NounExtractor()
             key = fingerprint(self.backbone.model, self.backbone.processor)
             outcomes = Outcomes(run_dir / OUTCOMES_FILE)
@@ -201,23 +203,21 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:
-    """Load the splits and check that no image is in two of them.
+    """Load the splits and check that no image is in two of them by name.
 
     Raises:
-        StudyError: A split that does not exist, or an image in two splits.
+        StudyError: A split that does not exist or is too small, or an image in two splits.
     """
     splits = {
-        name: task.samples(spec.split, spec.samples, spec.offset)
+        name: task.draw(
+            spec.split,
+            spec.samples,
+            spec.offset,
+            questions_per_image=spec.questions_per_image,
+            seed=study.study.seed,
+        )
         for name, spec in study.task.splits().items()
         if name != "fit" or study.alpha.adaptive
     }
-    owner: dict[str, str] = {}
-    for name, samples in splits.items():
-        for sample in samples:
-            other = owner.setdefault(sample.image_id, name)
-            if other != name:
-                raise StudyError(
-                    f"task.{name}: image {sample.image_id!r} is in {other} too; splits must not "
-                    "share images: move its samples into one of them"
-                )
+    check_names(splits)
     return splits

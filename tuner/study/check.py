@@ -12,6 +12,7 @@ from resprune.budget import Count
 from resprune.errors import ResPruneError
 from tuner import tasks
 from tuner.scoring.model import is_local, load_backbone
+from tuner.scoring.overlap import PictureHashes, check_pictures
 from tuner.stages.opened import check_model, load_samples
 from tuner.study.schema import StudyConfig
 
@@ -20,7 +21,7 @@ def check_study(study: StudyConfig) -> list[str]:
     """Check a study as far as what is on this machine allows.
 
     A local model is checked itself; of a model on the hub, its family in the usual shape. Samples
-    are read where they are local.
+    are read where they are local, and their images are compared.
 
     Args:
         study: The study, its file already checked.
@@ -33,7 +34,7 @@ def check_study(study: StudyConfig) -> list[str]:
     """
     task = tasks.make(study.task)
     if task.local:
-        load_samples(study, task)
+        check_pictures(load_samples(study, task), PictureHashes())
     local, family = is_local(study.backbone), study.backbone.family
     backbone: Backbone | None = None
     if local:

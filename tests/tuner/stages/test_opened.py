@@ -78,10 +78,10 @@ def test_where_t_follows_the_image_counts_may_be_large_and_images_smaller(ragged
 
 def test_budgets_are_ranked_by_what_they_keep_of_the_tune_split(tmp_path, ragged, monkeypatch):
     """A ratio lies between counts by its mean count, and may not be one that is there already."""
-    for split in SPLITS:
+    for red, split in enumerate(SPLITS):
         lines = []
         for i, side in enumerate((56, 112)):
-            Image.new("RGB", (side, 56), (9 * i, 40, 90)).save(tmp_path / f"{split}{i}.png")
+            Image.new("RGB", (side, 56), (red, 40, 90)).save(tmp_path / f"{split}{i}.png")
             line = {"image": f"{split}{i}.png", "question": "what?", "answer": "a"}
             lines.append(json.dumps(line))
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
