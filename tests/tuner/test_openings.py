@@ -62,7 +62,7 @@ def test_it_is_written_before_anything_is_scored(tmp_path):
             "certify",
             spec(5000, few=None),
             A,
-            r"set task\.certify\.questions_per_image = 1 again, .*give --certify-offset 700",
+            r".*; set task\.certify\.questions_per_image = 1 again, .*give --certify-offset 700",
         ),
     ],
 )

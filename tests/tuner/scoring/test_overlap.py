@@ -85,7 +85,7 @@ def test_one_picture_twice_in_one_split_is_no_overlap():
 # -- look ---------------------------------------------------------------------------------
 
 
-def scenes(draw, start, count=300):
+def scenes(draw, start, count=100):
     return [sample(f"{seed}", lambda s=seed: draw(s).image) for seed in range(start, start + count)]
 
 

@@ -39,7 +39,10 @@ def png(i):
     return Image.new("RGB", (8, 6), COLORS[i])
 
 
-@pytest.fixture(params=["one-method", "jsonl", "hub-vqa", "hub-vqa without ids", "nano-scenes"])
+TABLES = ["jsonl", "hub-vqa", "hub-vqa without ids"]
+
+
+@pytest.fixture(params=["one-method", *TABLES, "nano-scenes"])
 def task(request, tmp_path, monkeypatch):
     if request.param == "one-method":
         return OneMethod()
@@ -130,10 +133,9 @@ def test_each_question_is_as_likely_as_another():
     assert 190 < same < 310  # 250 of 2,000 by chance
 
 
+@pytest.mark.parametrize("task", ["one-method", *TABLES], indirect=True)
 @pytest.mark.parametrize("most", [1, 2])
 def test_too_few_samples_says_how_many_there_are(task, most):
-    if task.name == "nano-scenes":
-        pytest.skip("it has ten million scenes a split")
     count = sum(min(most, n) for n in Counter(ASKED).values())
     unit = "question" if most == 1 else "questions"
     message = f"the split has {count} with {most} {unit} an image at most; ask for fewer"
@@ -143,9 +145,8 @@ def test_too_few_samples_says_how_many_there_are(task, most):
     assert len(task.draw("tune", None, questions_per_image=most)) == count
 
 
+@pytest.mark.parametrize("task", TABLES, indirect=True)
 def test_images_of_rows_that_are_not_drawn_are_not_read(task, monkeypatch):
-    if not isinstance(task, table._Table):
-        pytest.skip("no table")
     read = []
     real = table._Table._encoded
     monkeypatch.setattr(
