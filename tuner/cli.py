@@ -74,7 +74,16 @@ def run(
     trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of the tune split.")] = None,
     fit_samples: Annotated[int | None, typer.Option(help="Samples of the fit split.")] = None,
+    certify_samples: Annotated[
+        int | None, typer.Option(help="Samples of the certify split.")
+    ] = None,
+    certify_offset: Annotated[
+        int | None, typer.Option(help="Samples of the certify split to skip.")
+    ] = None,
     report_samples: Annotated[int | None, typer.Option(help="Samples of the report split.")] = None,
+    report_offset: Annotated[
+        int | None, typer.Option(help="Samples of the report split to skip.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     no_adaptive: Annotated[
         bool, typer.Option("--no-adaptive", help="Do not fit the alpha predictor.")
@@ -85,11 +94,16 @@ def run(
     """Run a study, or resume it: trials, alpha fit, report, config."""
     from tuner.study import find_study, load_study
 
-    sizes = {"tune": samples, "fit": fit_samples, "report": report_samples}
-    given = {"trials": trials, "seed": seed}
+    splits = {
+        "tune": {"samples": samples},
+        "fit": {"samples": fit_samples},
+        "certify": {"samples": certify_samples, "offset": certify_offset},
+        "report": {"samples": report_samples, "offset": report_offset},
+    }
+    ranges = {name: _given(keys) for name, keys in splits.items()}
     overrides: dict[str, dict[str, Any]] = {
-        "study": {name: value for name, value in given.items() if value is not None},
-        "task": {name: {"samples": size} for name, size in sizes.items() if size is not None},
+        "study": _given({"trials": trials, "seed": seed}),
+        "task": {name: keys for name, keys in ranges.items() if keys},
         "alpha": {"adaptive": False} if no_adaptive else {},
     }
     config = load_study(find_study(study), overrides)
@@ -107,6 +121,10 @@ def run(
         show_results(results, run_dir, console())
     if as_json:
         print_json(summary(results, run_dir))
+
+
+def _given(options: dict[str, int | None]) -> dict[str, int]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command()

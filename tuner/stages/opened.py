@@ -18,8 +18,9 @@ from resprune.setting import Setting, paper_default
 from tuner import tasks
 from tuner.progress import Progress, Silent
 from tuner.results.statistics import Intervals
-from tuner.scoring.bench import Bench
+from tuner.scoring.bench import CACHE_FOLDER, Bench
 from tuner.scoring.model import load_backbone
+from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 from tuner.scoring.split import Split
 from tuner.search.space import Space
 from tuner.stages.claim import claim_test
@@ -66,6 +67,7 @@ class OpenedStudy:
             self.claim_test = claim_test(study, task, self.samples.get("certify", ()))
             self.backbone: Backbone = load_backbone(study.backbone)
             check_model(study, self.backbone)
+            check_pictures(self.samples, PictureHashes(run_dir / CACHE_FOLDER), self.progress.step)
             self.extractor = NounExtractor()
             self.bench = Bench.open(
                 self.backbone,
@@ -191,23 +193,21 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:
-    """Load the splits and check that no image is in two of them.
+    """Load the splits and check that no image is in two of them by name.
 
     Raises:
-        StudyError: A split that does not exist, or an image in two splits.
+        StudyError: A split that does not exist or is too small, or an image in two splits.
     """
     splits = {
-        name: task.samples(spec.split, spec.samples, spec.offset)
+        name: task.draw(
+            spec.split,
+            spec.samples,
+            spec.offset,
+            questions_per_image=spec.questions_per_image,
+            seed=study.study.seed,
+        )
         for name, spec in study.task.splits().items()
         if name != "fit" or study.alpha.adaptive
     }
-    owner: dict[str, str] = {}
-    for name, samples in splits.items():
-        for sample in samples:
-            other = owner.setdefault(sample.image_id, name)
-            if other != name:
-                raise StudyError(
-                    f"task.{name}: image {sample.image_id!r} is in {other} too; splits must not "
-                    "share images: move its samples into one of them"
-                )
+    check_names(splits)
     return splits

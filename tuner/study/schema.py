@@ -34,7 +34,7 @@ class SplitSpec(StrictModel):
         samples: How many, from ``offset`` on.
         offset: How many samples of the split to skip.
         questions_per_image: Questions of one image at most, drawn by the study's seed; None takes
-            all.
+            all. ``samples`` and ``offset`` count what is left.
     """
 
     split: str = Field(min_length=1)
@@ -43,9 +43,18 @@ class SplitSpec(StrictModel):
     questions_per_image: int | None = Field(default=None, ge=1)
 
     def overlaps(self, other: SplitSpec) -> bool:
-        """Say whether both name a sample in common."""
-        ends = self.offset + self.samples, other.offset + other.samples
-        return self.split == other.split and self.offset < ends[1] and other.offset < ends[0]
+        """Say whether both certainly name a sample in common.
+
+        Where they differ in ``questions_per_image`` they count different samples, and the ranges
+        tell nothing: the images are compared once they are loaded.
+        """
+        alike = (self.split, self.questions_per_image) == (other.split, other.questions_per_image)
+        return alike and self.offset < other.end and other.offset < self.end
+
+    @property
+    def end(self) -> int:
+        """The first sample of the split after these."""
+        return self.offset + self.samples
 
 
 class StudySection(StrictModel):
@@ -313,8 +322,9 @@ class StudyConfig(StrictModel):
     def changed_since(self, older: StudyConfig) -> list[str]:
         """List the keys that may not change while a study is resumed but did.
 
-        The number of trials, the fit and report splits, the grid and the report may change: no
-        trial depends on them.
+        The number of trials, the fit, certify and report splits, the grid and the report may
+        change: no trial depends on them, and what was chosen before a certify or report split was
+        opened is recorded (``tuner.openings``).
         """
         kept = {
             "study": ["seed", "objective"],
