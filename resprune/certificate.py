@@ -69,7 +69,7 @@ class Tested(StrictModel):
         worse: Images whose right answer turned wrong (``exact`` and ``t``).
         better: Images whose wrong answer turned right (``exact`` and ``t``).
         margins: Of each image in the order drawn, how far its loss exceeds the claim's
-            (``betting``), shape (images,).
+            (``betting`` and ``t``), shape (images,).
     """
 
     budget: Budget
