@@ -26,7 +26,7 @@ from tuner.progress import Progress, Silent
 from tuner.scoring.bench import Bench
 from tuner.scoring.split import Split
 from tuner.search.storage import only_one
-from tuner.stages.claim import ClaimTest, check_provable, split_info
+from tuner.stages.claim import ClaimTest, split_info
 from tuner.stages.policies import policy_scores
 from tuner.study import find_study
 from tuner.study.task_file import load_task
@@ -154,8 +154,15 @@ def certify_config(
         split = split_info(spec.split, spec.offset, [s for group in order for s in group])
         binary = metric.compares or (metric.bounded and source.binary)
         certificate.resolve_test(test, claim, binary, split.questions_per_image)
+        certificate.require_provable(
+            split.images,
+            claim,
+            test,
+            improves=not metric.compares,
+            questions_per_image=split.questions_per_image,
+            clip=clip,
+        )
         asked = ClaimTest(claim, test, clip, split)
-        check_provable(asked, improves=not metric.compares)
         progress.stage("certify")
 
         def scores() -> Iterator[tuple[Floats, Floats, list[str]]]:
@@ -163,11 +170,7 @@ def certify_config(
                 part = [s for group in order[start : start + _IMAGES_AT_ONCE] for s in group]
                 opened = Split("certify", part, bench)
                 pruned = policy_scores(opened, policy, config.predictor)
-                yield (
-                    asked.clipped(opened.score(unpruned())),
-                    asked.clipped(pruned),
-                    opened.images,
-                )
+                yield opened.score(unpruned()), pruned, opened.images
 
         try:
             found = (_exact if test == "exact" else _betting)(asked, scores(), len(order), progress)
@@ -201,27 +204,29 @@ def _betting(
     progress: Progress,
 ) -> dict[str, Any]:
     """Look after every image, and stop when it is known."""
-    claim = asked.claim
-    bets = certificate.Betting(claim, asked.width, asked.split.questions_per_image)
-    whole: list[float] = []
-    kept: list[float] = []
-    images = 0
-    for u, s, names in scores:
-        starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-        for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
-            bets.add(certificate.margin(u[start:end], s[start:end], claim))
-            whole += u[start:end].tolist()
-            kept += s[start:end].tolist()
-            images += 1
-            if bets.verdict != "undecided":
+    claim, clip = asked.claim, asked.clip
+    bets = certificate.Betting(claim, asked.split.questions_per_image, clip)
+    seen: list[tuple[Floats, Floats]] = []
+    for whole, kept, names in scores:
+        u, s = certificate.bounded(whole, clip), certificate.bounded(kept, clip)
+        images = list(dict.fromkeys(names))
+        for image, margin in zip(
+            images, certificate.margins(u, s, names, claim, images).tolist(), strict=True
+        ):
+            rows = np.array(names) == image
+            seen.append((u[rows], s[rows]))
+            if bets.add(margin) != "undecided":
                 break
-        progress.step(images, total)
+        progress.step(bets.images, total)
         if bets.verdict != "undecided":
             break
+    whole, kept = (np.concatenate(rows) for rows in zip(*seen, strict=True))
     return {
         "verdict": bets.verdict,
-        "images": images,
-        **_counts(np.array(whole), np.array(kept), claim),
+        "images": bets.images,
+        **_counts(
+            np.concatenate([u for u, _ in seen]), np.concatenate([s for _, s in seen]), claim
+        ),
         "p_value": bets.p_value,
         "wealth": bets.wealth,
         "opposite": bets.opposite,
@@ -253,12 +258,9 @@ def _exact(
 
 
 def _counts(whole: Floats, kept: Floats, claim: Claim) -> dict[str, Any]:
-    loss = float((whole - kept).mean())
-    if claim.scale == "relative":
-        loss /= max(float(whole.mean()), 1e-12)
     return {
         "questions": len(whole),
-        "loss": loss,
+        "loss": certificate.mean_loss(whole, kept, claim),
         "worse": int((kept < whole).sum()),
         "better": int((kept > whole).sum()),
     }

@@ -131,10 +131,14 @@ def plan_study(
                 f"{study.study.name}: nothing is claimed; add task.certify, and an objective with "
                 "a loss, such as { kind = 'certified', loss = 0.02 }"
             )
-        improves = not opened.bench.metric.compares
         budgets = opened.budgets()
-        speed = None
+        speed = unpruned_score = None
         if worse is not None and better is not None:
+            if asked.claim.scale == "relative":
+                raise StudyError(
+                    "--worse and --better: a share of the unpruned score is claimed, which only a "
+                    "pilot tells; leave both out"
+                )
             shares = [(worse, better)] * len(budgets)
             source = "a guess"
         else:
@@ -142,13 +146,14 @@ def plan_study(
             samples = opened.samples["tune"][:pilot]
             split = Split("tune", samples, opened.bench)
             begin = time.perf_counter()
-            whole = asked.clipped(split.score(unpruned()))
-            kept = [asked.clipped(split.score(opened.paper(budget))) for budget in budgets]
+            whole = split.score(unpruned())
+            kept = [split.score(opened.paper(budget)) for budget in budgets]
+            unpruned_score = float(whole.mean())
             speed = split.prefills / (time.perf_counter() - begin)
             shares = [(float((k < whole).mean()), float((k > whole).mean())) for k in kept]
             source = f"a pilot of {len(samples)} tune samples under the paper's default"
         planned = [
-            _budget(str(budget), *each, asked.claim, asked.test)
+            _budget(str(budget), *each, asked.claim, asked.test, unpruned_score)
             for budget, each in zip(budgets, shares, strict=True)
         ]
         return StudyPlan(
@@ -156,7 +161,13 @@ def plan_study(
             claim=asked.claim,
             test=asked.test,
             source=source,
-            least_images=certificate.least_images(asked.claim, asked.test, improves=improves),
+            least_images=certificate.images_to_prove(
+                asked.claim,
+                asked.test,
+                not opened.bench.metric.compares,
+                asked.split.questions_per_image,
+                asked.clip,
+            ),
             budgets=planned,
             splits=_splits(opened, planned, asked.claim, speed),
             passes_per_second=speed,
@@ -164,15 +175,15 @@ def plan_study(
 
 
 def _budget(
-    budget: str, worse: float, better: float, claim: Claim, test: TestName
+    budget: str, worse: float, better: float, claim: Claim, test: TestName, whole: float | None
 ) -> PlannedBudget:
     flips = (worse + better) / 2
     return PlannedBudget(
         budget=budget,
         worse=worse,
         better=better,
-        images=certificate.images_needed(worse, better, claim, test, POWER),
-        images_if_level=certificate.images_needed(flips, flips, claim, test, POWER),
+        images=certificate.images_needed(worse, better, claim, test, POWER, whole),
+        images_if_level=certificate.images_needed(flips, flips, claim, test, POWER, whole),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tuner.certificate.betting import Betting, betting_p_value, log_wealth
 from tuner.certificate.choose import resolve_test
 from tuner.certificate.exact import exact_p_value
-from tuner.certificate.margins import Bounds, drawn_order, margins
+from tuner.certificate.margins import Bounds, bounded, drawn_order, margins, mean_loss
 from tuner.certificate.normal import t_p_value
 from tuner.certificate.planning import (
     images_needed,
@@ -27,6 +27,7 @@ __all__ = [
     "Entry",
     "Split",
     "betting_p_value",
+    "bounded",
     "certify",
     "check",
     "drawn_order",
@@ -38,6 +39,7 @@ __all__ = [
     "least_images",
     "log_wealth",
     "margins",
+    "mean_loss",
     "order_by_promise",
     "power",
     "require_provable",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resprune.certificate import Certificate, Claim, Tested
-from tuner.certificate import images_to_pass
+from tuner.certificate import Bounds, images_to_bet, images_to_pass
 from tuner.output.wording import Scale
 from tuner.results.schema import Results
 
@@ -87,17 +87,22 @@ def nearest(results: Results, scale: Scale) -> str:
     failed = [t for t in certificate.order if t.p_value is not None and not t.certified]
     if not failed:
         return "" if len(certificate.order) == 1 else "Every budget of the study was certified."
-    first, claim = failed[0], certificate.claim
+    first = failed[0]
     text = f"Testing stopped at {first.tokens} tokens. {evidence(first, certificate, scale)} "
-    if first.worse is None or first.better is None or claim.scale == "relative":
-        return text.rstrip()
-    wanted = images_to_pass(
-        first.worse, first.better, certificate.split.images, claim.loss, claim.confidence
-    )
+    wanted = _images_wanted(first, certificate)
     if wanted is None:
         return text + "That is no less than the claim, and more images alone would not change it."
     more = wanted - certificate.split.images
     return text + f"If these rates hold, about {more:,} more images would have been needed."
+
+
+def _images_wanted(tested: Tested, certificate: Certificate) -> int | None:
+    claim, split = certificate.claim, certificate.split
+    if tested.margins:
+        bounds = Bounds.of(claim, split.questions_per_image, certificate.clip)
+        return images_to_bet(tested.margins, bounds.above, claim.confidence)
+    worse, better = tested.worse or 0, tested.better or 0
+    return images_to_pass(worse, better, split.images, claim.loss, claim.confidence)
 
 
 def attempt_text(certificate: Certificate) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from resprune.budget import Budget
 from resprune.certificate import Certificate, digest_of, policy_digest
 from resprune.setting import Adaptive, Setting, fixed, unpruned
@@ -15,8 +12,6 @@ from tuner.openings import Openings
 from tuner.stages.adaptive import Fitted
 from tuner.stages.opened import OpenedStudy
 from tuner.stages.policies import policy_scores
-
-Floats = npt.NDArray[np.float64]
 
 
 def certify_policies(
@@ -44,38 +39,37 @@ def certify_policies(
     if asked is None or spec is None:
         return None
     predictor = None if fitted is None else fitted.fit.predictor
-    tune = opened.split("tune")
-    whole = asked.clipped(tune.score(unpruned()))
-    tuned = {
-        budget: asked.clipped(policy_scores(tune, policy, predictor))
+    tune, claim, clip = opened.split("tune"), asked.claim, asked.clip
+    entries = [
+        certificate.Entry(budget, opened.tokens(fixed(policy)))
         for budget, policy in policies.items()
-    }
-    tokens = {budget: opened.tokens(fixed(policy)) for budget, policy in policies.items()}
-    order = certificate.order_by_promise(whole, tuned, tune.images, asked.claim, tokens)
-    choices = choices_digest(opened, [policies[budget] for budget in order], fitted)
+    ]
+    tuned = [policy_scores(tune, policies[entry.budget], predictor) for entry in entries]
+    places = certificate.order_by_promise(
+        entries, tuned, tune.score(unpruned()), tune.images, claim, clip
+    )
+    entries = [entries[place] for place in places]
+    choices = choices_digest(opened, [policies[entry.budget] for entry in entries], fitted)
     attempt = Openings(opened.run_dir).open("certify", spec, choices)
     split = opened.split("certify")
-
-    def scores(budget: Budget) -> Floats:
-        return asked.clipped(policy_scores(split, policies[budget], predictor))
-
     tested = certificate.certify(
-        asked.claim,
+        entries,
+        lambda entry: policy_scores(split, policies[entry.budget], predictor),
+        certificate.Split(
+            split.score(unpruned()),
+            split.images,
+            certificate.drawn_order(split.images, opened.seed),
+            asked.split.questions_per_image,
+        ),
+        claim,
         asked.test,
-        order,
-        tokens,
-        asked.clipped(split.score(unpruned())),
-        scores,
-        split.images,
-        width=asked.width,
-        questions_per_image=asked.split.questions_per_image,
-        seed=opened.seed,
+        clip,
     )
     return Certificate.sealed(
-        claim=asked.claim,
+        claim=claim,
         test=asked.test,
         metric=opened.bench.metric.name,
-        clip=asked.clip,
+        clip=clip,
         split=asked.split,
         attempt=attempt,
         order=tuple(
