@@ -63,15 +63,29 @@ def score(worse: npt.ArrayLike, better: npt.ArrayLike, n: int, loss: float) -> _
         loss: Of the claim.
     """
     b, c = np.asarray(worse, dtype=np.float64), np.asarray(better, dtype=np.float64)
+    found: _Floats = (b - c - n * loss) / deviation(b, c, n, loss)
+    return found
+
+
+def deviation(worse: npt.ArrayLike, better: npt.ArrayLike, n: int, loss: float) -> _Floats:
+    """Return the standard deviation of b - c at the rates likeliest where the loss is ``loss``.
+
+    Args:
+        worse: (...) b.
+        better: (...) c.
+        n: Images.
+        loss: Of the claim.
+    """
+    b, c = np.asarray(worse, dtype=np.float64), np.asarray(better, dtype=np.float64)
     half = (2 * n - b + c) * loss - b - c
     root = np.sqrt(half**2 + 8 * n * c * loss * (1 - loss))
-    # the likeliest share of 'better' where the true loss is `loss`: a root of 2nq^2 + half q = ...,
-    # in the form without cancellation
+    # the likeliest share q of 'better' solves 2 n q^2 + half q = c loss (1 - loss); of the two
+    # forms of its root, the one without cancellation
     tiny = np.finfo(np.float64).tiny
     share = np.where(
         half > 0, 2 * c * loss * (1 - loss) / np.maximum(half + root, tiny), (root - half) / (4 * n)
     )
-    found: _Floats = (b - c - n * loss) / np.sqrt(n * (2 * share + loss * (1 - loss)))
+    found: _Floats = np.sqrt(n * (2 * share + loss * (1 - loss)))
     return found
 
 
@@ -102,9 +116,10 @@ def largest_tail(at_most: float, n: int, loss: float) -> float:
     On the boundary p_b = p_c + loss the probability is a polynomial of degree n in p_c. It is
     computed at m Chebyshev points of [0, (1 - loss) / 2], which lie as dense as it can turn: some
     2.5 sqrt(n), more until the coefficients of its expansion have died out (1e-6). The expansion
-    is looked at in 256 m points, and the polynomial itself computed at the highest. Between such points a polynomial of degree m rises by a factor of at most
-    1 / cos(pi / 512) = 1.00002 (M. Riesz), so the largest probability lies at most that factor,
-    and about 1e-6, above what is returned.
+    is looked at in 256 m points, and the polynomial itself computed at the highest. Between such
+    points a polynomial of degree m rises by a factor of 1 / cos(pi / 512) = 1.00002 at most
+    (M. Riesz), so the largest probability lies at most that factor, and about 1e-6, above what is
+    returned.
 
     Args:
         at_most: The score.

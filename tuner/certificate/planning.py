@@ -18,7 +18,14 @@ from resprune.certificate import Claim, TestName
 from resprune.errors import StudyError
 from tuner.certificate.betting import log_wealth, stakes
 from tuner.certificate.choose import resolve_test
-from tuner.certificate.exact import critical_score, exact_p_value, tail_probability
+from tuner.certificate.exact import (
+    critical_score,
+    deviation,
+    exact_p_value,
+    largest_tail,
+    score,
+    tail_probability,
+)
 from tuner.certificate.margins import Bounds
 from tuner.certificate.normal import LEAST_DISCORDANT, t_p_values
 
@@ -126,8 +133,9 @@ def images_to_pass(worse: int, better: int, n: int, loss: float, confidence: flo
     def passes(images: int) -> bool:
         if images > max(n, _LARGE):
             return _normal_images(guess, claim, 0.5) <= images
-        scaled = math.ceil(worse * images / n), math.floor(better * images / n)
-        return exact_p_value(*scaled, images, loss) <= 1 - confidence
+        rates = worse / n, better / n  # the score takes parts of an image
+        seen = float(score(rates[0] * images, rates[1] * images, images, loss))
+        return largest_tail(seen, images, loss) <= 1 - confidence
 
     return n if passes(n) else _fewest(passes, max(n + 1, _normal_images(guess, claim, 0.5)), n)
 
@@ -291,16 +299,16 @@ class _Guess:
 
 def _normal_images(guess: _Guess, claim: Claim, power: float) -> int:
     """Return the images for a power by the normal limit."""
-    spread = guess.variance - guess.mean  # under the claim's opposite a little more than seen
-    reach = special.ndtri(claim.confidence) * math.sqrt(max(spread, 0.0))
+    believed = float(deviation(guess.worse, guess.better, 1, claim.loss))
+    reach = special.ndtri(claim.confidence) * believed
     reach += special.ndtri(power) * math.sqrt(max(guess.variance, 0.0))
-    return math.ceil(min(max(reach, 0.0) ** 2 / guess.mean**2, _FOREVER))
+    return math.ceil(min(float(max(reach, 0.0) ** 2 / guess.mean**2), _FOREVER))
 
 
 def _exact_power(n: int, guess: _Guess, claim: Claim) -> float:
     level = 1 - claim.confidence
     if n > _LARGE:
-        reach = special.ndtri(level) * math.sqrt(guess.variance - guess.mean)
+        reach = special.ndtri(level) * float(deviation(guess.worse, guess.better, 1, claim.loss))
         return float(
             special.ndtr(
                 (reach - math.sqrt(n) * guess.mean) / math.sqrt(max(guess.variance, 1e-12))
@@ -329,12 +337,11 @@ def _crossings(guess: _Guess, claim: Claim, horizon: int) -> _Floats:
     looks = np.unique(np.linspace(1, horizon, _LOOKS).astype(np.int64))
     crossed = np.full(_DRAWS, np.inf)
     counts = np.zeros((_DRAWS, len(guess.values)))
-    before = 0
-    for look in looks.tolist():
-        counts += rng.multinomial(look - before, guess.shares, size=_DRAWS)
-        wealth = special.logsumexp(counts @ growth, b=weights, axis=1)
-        crossed[(wealth >= -math.log(1 - claim.confidence)) & np.isinf(crossed)] = look
-        before = look
+    for look, step in zip(looks, np.diff(looks, prepend=0), strict=True):
+        on = np.isinf(crossed)
+        counts[on] += rng.multinomial(step, guess.shares, size=on.sum())
+        wealth = np.exp(np.minimum(counts[on] @ growth, 600.0)) @ weights
+        crossed[np.flatnonzero(on)[wealth >= 1 / (1 - claim.confidence)]] = look
     return crossed
 
 
