@@ -41,7 +41,7 @@ class Split:
     """Scores policies on the samples of one split.
 
     Args:
-        name: The part it plays: tune, fit or report.
+        name: The part it plays: tune, fit, certify or report.
         samples: N samples.
         bench: What it shares with the other splits.
         whole: The split whose images, made smaller, these are.
