@@ -115,7 +115,8 @@ class OpenedStudy:
     def intervals(self, split: str) -> Intervals:
         """Return the intervals of a split's scores."""
         opened = self.split(split)
-        return Intervals(opened.images, opened.groups, self.seed, self.study.report.resamples)
+        shares = self.bench.metric.kind == "answer"
+        return Intervals(opened.images, opened.groups, shares=shares)
 
     def tokens(self, setting: Setting) -> int:
         """Return the mean count of visual tokens that a setting keeps on the tune split."""
