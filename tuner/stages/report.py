@@ -227,12 +227,14 @@ def _adaptive_row(
 
 
 def verdicts(reported: Reported, budgets: Sequence[Budget], fitted: Fitted | None) -> list[str]:
-    """Say of each budget how the tuned setting does against the strongest baseline."""
+    """Say of each budget how what is exported does against the strongest baseline."""
+    exported = {row.policy.budget: row for row in reported.rows if row.kind == "tuned"}
+    exported |= {row.policy.budget: row for row in reported.rows if row.kind == "adaptive"}
     found = [
-        f"{row.tokens} tokens: the tuned setting scores {_said(row.versus_strongest)}, the "
-        "strongest baseline."
-        for row in reported.rows
-        if row.kind == "tuned" and row.versus_strongest is not None
+        f"{row.tokens} tokens: {name_of(row.kind, row.policy.method)} scores "
+        f"{_said(row.versus_strongest)}, the strongest baseline."
+        for row in exported.values()
+        if row.versus_strongest is not None
     ]
     found += [
         f"{row.tokens} tokens, chosen by prompt: {_said(row.versus_best_fixed)}, the best fixed "
@@ -242,8 +244,8 @@ def verdicts(reported: Reported, budgets: Sequence[Budget], fitted: Fitted | Non
     same = [budget for budget in budgets if budget not in reported.adaptive]
     if fitted is not None and same:
         found.append(
-            f"One setting serves all prompts at {', '.join(map(str, same))}: cross-validation on "
-            "the fit split found nothing to gain, or was not asked."
+            f"One setting serves all prompts at the budgets {', '.join(map(str, same))}: choosing "
+            "by prompt was not adopted there."
         )
     return found
 
