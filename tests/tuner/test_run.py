@@ -34,7 +34,7 @@ def make(**changes):
         },
         "search": {"budget": [22, 6], "positions": ["keep", "compact"]},
         "alpha": {"grid": [0.0, 0.5, 2.0], "budgets": [6]},
-        "report": {"examples": 2, "resamples": 200},
+        "report": {"examples": 2},
     }
     for section, values in changes.items():
         data[section] = {**data.get(section, {}), **values}

@@ -124,7 +124,7 @@ def _left_out(opened: OpenedStudy) -> list[str]:
         if setting is None and reason not in reasons.setdefault(method, []):
             reasons[method].append(reason)
     return [
-        f"The baseline {method} {reason} and was left out there."
+        f"The baseline {method} {reason} and was left out."
         for method, each in reasons.items()
         for reason in each
     ]
