@@ -16,6 +16,8 @@ from tuner.results.schema import Interval
 
 Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
+SHARES = (0.0, 1.0)
+"""Ends of scores that are shares, or right and wrong."""
 
 
 class Images:
@@ -88,7 +90,7 @@ class Intervals:
     Args:
         images: Image of each of N samples.
         groups: Question type of each.
-        shares: Whether scores lie in [0, 1].
+        ends: Least and greatest score there can be; infinite where there is none.
 
     Attributes:
         groups: Question type of each sample.
@@ -96,11 +98,15 @@ class Intervals:
     """
 
     def __init__(
-        self, images: Sequence[str], groups: Sequence[str] = (), *, shares: bool = True
+        self,
+        images: Sequence[str],
+        groups: Sequence[str] = (),
+        *,
+        ends: tuple[float, float] = SHARES,
     ) -> None:
         self.groups = list(groups)
         self.images = Images(images)
-        self._shares = shares
+        self._ends = ends
         names, of_group = np.array(images), np.array(groups)
         self._rows = {group: np.flatnonzero(of_group == group) for group in sorted(set(groups))}
         self._images_of = {group: Images(names[rows]) for group, rows in self._rows.items()}
@@ -121,20 +127,24 @@ class Intervals:
         """
         samples = int(self.images.sizes.sum())
         values = _differences(a, b, samples)
-        return _estimate(values, self.images, paired=b is not None, shares=self._shares)
+        return _estimate(values, self.images, paired=b is not None, ends=self._ends)
 
     def by_group(self, a: Floats) -> dict[str, Interval]:
         """Return the mean of each group with its interval."""
         return {
             group: _estimate(
-                a[rows], self._images_of[group], paired=False, shares=self._shares
+                a[rows], self._images_of[group], paired=False, ends=self._ends
             ).interval
             for group, rows in self._rows.items()
         }
 
 
 def mean_interval(
-    a: npt.ArrayLike, b: npt.ArrayLike | None, images: npt.ArrayLike, *, shares: bool = True
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | None,
+    images: npt.ArrayLike,
+    *,
+    ends: tuple[float, float] = SHARES,
 ) -> Interval:
     """Return the mean of ``a``, or of ``a - b``, with its 95 % interval over images.
 
@@ -148,15 +158,16 @@ def mean_interval(
         a: (N,) scores.
         b: (N,) scores of the same samples, or None.
         images: (N,) image of each sample.
-        shares: Whether scores lie in [0, 1]; the interval then does too, or in [-1, 1]. Else what
-            is made up lies half a unit to either side of the mean, or one unit of no difference.
+        ends: Least and greatest score there can be, which the interval keeps to. Where one is
+            infinite, what is made up lies half a unit to either side of the mean, or one unit of
+            no difference.
 
     Raises:
         ResPruneError: Lengths differ, nothing to compare, or values not finite.
     """
     labels = np.asarray(images)
     values = _differences(a, b, labels.size)
-    return _estimate(values, Images(labels), paired=b is not None, shares=shares).interval
+    return _estimate(values, Images(labels), paired=b is not None, ends=ends).interval
 
 
 def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.ArrayLike) -> float:
@@ -181,15 +192,20 @@ def standard_error(a: npt.ArrayLike, b: npt.ArrayLike | None, clusters: npt.Arra
     return _robust(images.totals(values), images.sizes.astype(np.float64))[1]
 
 
-def _estimate(values: Floats, images: Images, *, paired: bool, shares: bool) -> Estimate:
+def _estimate(
+    values: Floats, images: Images, *, paired: bool, ends: tuple[float, float]
+) -> Estimate:
     """Join the made-up images and estimate; see ``mean_interval``."""
-    mean = float(values.mean())
-    middle = 0.0 if paired else 0.5 if shares else mean
-    reach = 1.0 if paired else 0.5
-    sums = np.append(images.totals(values), [middle - reach, middle + reach])
+    mean, (low, high) = float(values.mean()), ends
+    if paired:
+        low, high = low - high, high - low
+    lost, won = low, high
+    if not np.isfinite([low, high]).all():
+        middle, reach = (0.0, 1.0) if paired else (mean, 0.5)
+        lost, won = middle - reach, middle + reach
+    sums = np.append(images.totals(values), [lost, won])
     centre, error = _robust(sums, np.append(images.sizes, [1.0, 1.0]))
-    ends = (middle - reach, middle + reach) if shares else (-np.inf, np.inf)
-    return Estimate(mean, centre, error, max(1, len(images) - 1), ends)
+    return Estimate(mean, centre, error, max(1, len(images) - 1), (low, high))
 
 
 def _robust(sums: Floats, sizes: Floats) -> tuple[float, float]:

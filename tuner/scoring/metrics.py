@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -33,12 +34,14 @@ class Metric(ABC):
         kind: Outcomes it reads.
         needs_gold: Whether every sample needs a gold answer.
         meaning: What its mean is, for people.
+        ends: Least and greatest score of a sample.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind] = "answer"
     needs_gold: ClassVar[bool] = True
     meaning: ClassVar[str]
+    ends: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @abstractmethod
     def score(
@@ -82,6 +85,7 @@ class LogLikelihood(Metric):
 
     name = "log_likelihood"
     kind = "log_likelihood"
+    ends = (-math.inf, 0.0)
     meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
 
     def score(

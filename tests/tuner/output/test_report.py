@@ -173,7 +173,7 @@ def test_the_figures_hold_the_results_numbers(page, results):
 def test_arms_that_were_never_chosen_are_shown_as_such(results_data):
     results_data["adaptive"][0]["chosen"] = [0, 30, 0, 0, 0, 10, 0]
     figures = figures_of(Page(render(Results.model_validate(results_data))))
-    bars = [f["data"][0] for f in figures if f["data"][0].get("type") == "bar"][0]
+    bars = next(f["data"][0] for f in figures if f["data"][0].get("type") == "bar")
     assert bars["y"] == [f"alpha {a}" for a in ("0", "0.25", "0.5", "0.75", "1", "2", "4")]
     assert bars["x"] == [0, 75, 0, 0, 0, 25, 0]
     blue = [color == KINDS["tuned"].color for color in bars["marker"]["color"]]
