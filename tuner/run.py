@@ -16,21 +16,22 @@ from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.files import write_json, write_text
-from resprune.setting import PREDICTOR_FILE, Adaptive, Setting
+from resprune.setting import PREDICTOR_FILE, Adaptive, Setting, fixed, unpruned
 from tuner.openings import Openings
 from tuner.progress import Progress
+from tuner.results.rows import BASELINES
 from tuner.results.schema import Chosen, Results
 from tuner.search.choose import Candidate, choose_setting
 from tuner.search.storage import JOURNAL_FILE, only_one
 from tuner.search.trials import Search
 from tuner.stages.adaptive import Fitted, fit_adaptive, fit_curves
-from tuner.stages.baselines import baselines, rows_of
+from tuner.stages.baselines import Named, Scored, fixed_policies, score
 from tuner.stages.certify import certify_policies, choices_digest, recommend
 from tuner.stages.curves import curves
 from tuner.stages.examples import kept_examples
 from tuner.stages.facts import facts
 from tuner.stages.opened import OpenedStudy
-from tuner.stages.report import report_split, verdicts
+from tuner.stages.report import report_split, rows_of, verdicts
 from tuner.study import STUDY_FILE, StudyConfig, dump_study, load_study
 
 
@@ -73,11 +74,9 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     """
     study, tune = opened.study, opened.split("tune")
     budgets = opened.budgets()
-    with opened.stage("baselines"):
-        measured = baselines(opened, budgets)
-        whole = float(measured[0][2].mean())
     with opened.stage("trials"):
-        search = run_trials(opened, whole)
+        whole = tune.score(unpruned())
+        search = run_trials(opened, float(whole.mean()))
     with opened.stage("curves"):
         tried = list(dict.fromkeys(trial.setting for trial in search.trials()))
         candidates = list(map(Candidate, tried, tune.scores(tried)))
@@ -86,7 +85,11 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         candidates += points
         chosen = choose(candidates, budgets, tune.images)
     settings = {budget: candidate.setting for budget, candidate in chosen.items()}
-    others = rivals(candidates, settings, tune.images)
+    with opened.stage("baselines"):
+        others = rivals(candidates, settings, tune.images)
+        named = {b: fixed_policies(opened, s, others[b]) for b, s in settings.items()}
+        measured = {b: score(tune, each, opened.seed) for b, each in named.items()}
+        best_fixed = {b: best_on_tune(scored) for b, scored in measured.items()}
     fitted = None
     if study.alpha.adaptive:
         with opened.stage("adaptive"):
@@ -95,20 +98,24 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     policies = {budget: deployed(setting, fitted) for budget, setting in settings.items()}
     with opened.stage("certify"):
         certificate = certify_policies(opened, policies, fitted)
-    recommended, reason = recommend(opened, policies, fitted, whole, certificate)
+    recommended, reason = recommend(opened, policies, fitted, float(whole.mean()), certificate)
     with opened.stage("report"):
         openings = open_report(opened, policies, others, fitted)
-        reported = report_split(opened, settings, others, fitted)
+        reported = report_split(opened, named, best_fixed, fitted)
         shown = [b for b in dict.fromkeys((recommended, budgets[-1])) if b in reported.panels]
         panels = [panel for budget in shown for panel in reported.panels[budget]]
         examples = kept_examples(opened.split("report"), panels, study.report.examples)
     intervals = opened.intervals("tune")
-    notes = [reason, *verdicts(reported.rows, reported.adaptive)]
+    notes = [reason, *verdicts(reported, budgets, fitted)]
+    simple = [each for scored in measured.values() for each in scored if each[0] in BASELINES]
     results = Results(
         **facts(opened, search, fitted, notes),
         trials=search.trials(),
-        baselines=rows_of(opened, measured, intervals),
-        importances=search.importances(),
+        baselines=rows_of(opened, [("unpruned", unpruned(), whole), *simple], split="tune"),
+        importances={
+            method: sorted(shares, key=shares.__getitem__, reverse=True)
+            for method, shares in search.importances().items()
+        },
         curves=drawn,
         chosen=[
             Chosen(
@@ -152,6 +159,12 @@ def rivals(
                 by_method[candidate.setting.method].append(candidate)
         found[budget] = [choose_setting(own, images).setting for own in by_method.values()]
     return found
+
+
+def best_on_tune(scored: Sequence[Scored]) -> Named:
+    """Return the fixed policy of one budget with the best mean; ties to the last, the tuned one."""
+    best = max(reversed(scored), key=lambda each: float(each[2].mean()))
+    return best[0], fixed(best[1])
 
 
 def run_trials(opened: OpenedStudy, unpruned: float) -> Search:
@@ -233,7 +246,7 @@ def summary(results: Results, run_dir: Path) -> dict[str, Any]:
         "chosen": [chosen.model_dump(mode="json") for chosen in results.chosen],
         "report": rows,
         "adaptive": [
-            row.model_dump(mode="json", include={"tokens", "strength", "adaptive_minus_fixed"})
+            row.model_dump(mode="json", include={"tokens", "strength", "versus_best_fixed"})
             for row in results.adaptive
         ],
         "cost": results.cost.model_dump(mode="json"),

@@ -74,14 +74,19 @@ def dump(policy):
     return policy.model_dump(mode="json")
 
 
-def report_row(kind, policy, mean, paper):
+def comparison(mean, half, against, verdict=None):
+    said = "within noise" if abs(mean) <= half else "better" if mean > 0 else "worse"
+    return interval(mean, half) | {"against": against, "verdict": verdict or said}
+
+
+def report_row(kind, policy, mean, strongest=None):
     groups = {g: interval(min(1.0, mean + shift), 0.03) for g, shift in GROUPS.items()}
     row = {"kind": kind, "policy": dump(policy), "score": interval(mean, 0.014)}
     row |= {"tokens": None if kind == "unpruned" else policy.budget.count, "by_group": groups}
     if kind != "unpruned":
-        row["versus_unpruned"] = interval(mean - UNPRUNED, 0.012)
-    if kind not in ("unpruned", "paper-default"):
-        row["versus_paper"] = interval(mean - paper, 0.008)
+        row["versus_unpruned"] = comparison(mean - UNPRUNED, 0.012, "all tokens")
+    if kind in ("rival", "tuned", "adaptive"):
+        row["versus_strongest"] = comparison(mean - strongest, 0.008, "l2_norm")
     return row
 
 
@@ -113,7 +118,7 @@ def synthetic_results():
                 | {"score": value, "seconds": 1.5}
             )
     baselines = [baseline("unpruned", unpruned(), UNPRUNED, 0.02)]
-    report.append(report_row("unpruned", unpruned(), UNPRUNED, 0))
+    report.append(report_row("unpruned", unpruned(), UNPRUNED))
     for budget in BUDGETS:
         paper = score(budget, 0.75, "cls_attention")
         best = max(LAW[budget])
@@ -137,15 +142,21 @@ def synthetic_results():
         )
         for kind, policy, mean in (
             ("random", Setting.of("random", budget), RANDOM[budget]),
-            ("relevance-only", Setting.of("relevance", budget), best - 0.18),
+            ("baseline", Setting.of("l2_norm", budget), best - 0.02),
+            ("baseline", Setting.of("cls_attention", budget), best - 0.03),
+            ("baseline", Setting.of("divprune", budget), best - 0.05),
+            ("baseline", Setting.of("pool", budget), best - 0.11),
+            ("baseline", Setting.of("relevance", budget), best - 0.18),
             ("alpha-0", ours(budget, 0.0), LAW[budget][0]),
             ("paper-default", ours(budget, 0.75), paper),
-            ("rival", Setting.of("divprune", budget), best - 0.05),
             ("rival", Setting.of("visionzip", budget, contextual=0.2), best - 0.07),
+            ("rival", Setting.of("scope", budget), best - 0.04),
             ("tuned", ours(budget, fixed), best),
-            ("adaptive", arms, best + gain),
+            *([("adaptive", arms, best + gain)] if is_adaptive else []),
         ):
-            report.append(report_row(kind, policy, mean, paper))
+            report.append(report_row(kind, policy, mean, best - 0.02))
+        if not is_adaptive:
+            continue
         adaptive.append(
             {
                 "policy": dump(arms),
@@ -155,15 +166,16 @@ def synthetic_results():
                 "by_group_arm": {"color": 6, "count": 1, "digit": 5, "exists": 2},
                 "best_per_group": interval(best + gain * 1.2, 0.013),
                 "oracle": interval(best + 0.16, 0.011),
-                "adaptive_minus_fixed": interval(gain, 0.007),
-                "group_minus_fixed": interval(gain * 1.2, 0.006),
+                "versus_best_fixed": comparison(gain - 0.001, 0.007, "the tuned setting"),
+                "adaptive_minus_fixed": comparison(gain, 0.007, "the best fixed arm"),
+                "group_minus_fixed": comparison(gain * 1.2, 0.006, "the best fixed arm"),
                 "oracle_minus_fixed": interval(0.16, 0.009),
-                "strength": 0.9 if is_adaptive else 0.1,
+                "strength": 0.9,
                 "chosen": [40 + 90 * i % 170 for i in range(len(ALPHAS))],
             }
         )
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "study": {
             "study": {
                 "name": "nano-llava",
@@ -203,9 +215,9 @@ def synthetic_results():
         "trials": trials,
         "baselines": baselines,
         "importances": {
-            "resprune": {"budget": 0.81, "alpha": 0.16, "seed_strategy": 0.03},
-            "visionzip": {"budget": 0.92, "contextual": 0.08},
-            "divprune": {},
+            "resprune": ["budget", "alpha", "seed_strategy"],
+            "visionzip": ["budget", "contextual"],
+            "divprune": [],
         },
         "curves": curves,
         "chosen": chosen,

@@ -30,7 +30,6 @@ adaptive = false
 grid = [0.0, 1.0]
 [report]
 examples = 1
-resamples = 100
 """
 
 
@@ -63,7 +62,7 @@ def test_run_prints_json_alone_then_report_and_export_work(study, tmp_path, caps
     assert (tmp_path / "out" / "pruning_config.json").is_file()
     code, out, err = call(capsys, "run", study, "--runs", runs, "--trials", 3)
     assert code == 0
-    assert "against the paper's default" in out
+    assert "the strongest baseline" in out
     assert "recommended" in out
     assert "Trials on the tune split" in err
 

@@ -59,7 +59,7 @@ def run_dir(folder, backbone, tmp_path_factory):
             },
             "search": {"budget": RATIOS, "seed_strategy": ["l2_norm"]},
             "alpha": {"grid": [0.0, 1.0]},
-            "report": {"examples": 1, "resamples": 100},
+            "report": {"examples": 1},
         }
     )
     with pytest.MonkeyPatch.context() as patch:

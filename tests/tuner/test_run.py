@@ -8,6 +8,7 @@ import pytest
 
 from resprune import PruningConfig, attach
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.budget import Energy
 from resprune.errors import ResPruneError, StudyError
 from resprune.setting import Adaptive, Setting
 from tuner import tasks
@@ -17,7 +18,8 @@ from tuner.results.statistics import Intervals
 from tuner.run import run_study, summary
 from tuner.scoring.split import Split
 from tuner.stages.adaptive import plans_by_prompt
-from tuner.stages.baselines import random_scores
+from tuner.stages.baselines import METHODS, baseline, fixed_policies, random_scores
+from tuner.stages.facts import _left_out
 from tuner.stages.opened import OpenedStudy
 from tuner.study import load_study, study_from_dict
 
@@ -34,7 +36,7 @@ def make(**changes):
         },
         "search": {"budget": [22, 6], "positions": ["keep", "compact"]},
         "alpha": {"grid": [0.0, 0.5, 2.0], "budgets": [6]},
-        "report": {"examples": 2, "resamples": 200},
+        "report": {"examples": 2},
     }
     for section, values in changes.items():
         data[section] = {**data.get(section, {}), **values}
@@ -78,13 +80,21 @@ def row_of(found, kind, budget=None):
 
 
 def test_every_row_is_there_once(found):
-    names = [(row.kind, row.tokens) for row in found.report]
+    names = [(row.kind, row.policy.method, row.tokens) for row in found.report]
     assert len(set(names)) == len(names)
-    fixed = {"random", "paper-default", "tuned", "relevance-only", "alpha-0"}
-    assert {kind for kind, tokens in names if tokens == 22} == fixed
-    assert {kind for kind, tokens in names if tokens == 6} == {*fixed, "adaptive"}
-    assert ("unpruned", None) in names
-    assert [row.tokens for row in found.adaptive] == [6]
+    simple = [("random", "random"), *(("baseline", method) for method in METHODS)]
+    simple += [("alpha-0", "resprune"), ("paper-default", "resprune")]
+    for tokens in (22, 6):
+        here = [(kind, method) for kind, method, n in names if n == tokens and kind != "adaptive"]
+        assert here == [*simple, ("tuned", "resprune")]
+        tune = [(r.kind, r.policy.method) for r in found.baselines if r.tokens == tokens]
+        assert tune == simple
+    assert ("unpruned", "unpruned", None) in names
+    adopted = [c.tokens for c in found.chosen if isinstance(c.policy, Adaptive)]
+    assert [row.tokens for row in found.adaptive] == adopted
+    assert [n for kind, _, n in names if kind == "adaptive"] == adopted
+    served = ", ".join(str(c.tokens) for c in found.chosen if c.tokens not in adopted)
+    assert any(f"all prompts at the budgets {served}:" in note for note in found.notes)
     assert {curve.split for curve in found.curves} == {"tune", "fit"}
 
 
@@ -101,16 +111,52 @@ def test_pairs_and_bounds_agree(found):
     for row in found.report:
         if row.kind != "unpruned":
             assert row.versus_unpruned.mean == pytest.approx(row.score.mean - unpruned)
-            default = row_of(found, "paper-default", row.tokens).score.mean
-            assert (row.versus_paper is None) == (row.kind == "paper-default")
-            if row.versus_paper is not None:
-                assert row.versus_paper.mean == pytest.approx(row.score.mean - default)
-    (adaptive,) = found.adaptive
-    assert adaptive.adaptive == row_of(found, "adaptive", 6).score
-    assert adaptive.oracle.mean >= max(
-        adaptive.adaptive.mean, adaptive.best_fixed.mean, adaptive.best_per_group.mean
+            assert row.versus_unpruned.verdict == "too few images"  # three of them
+            simple = [r.score.mean for r in found.report if r.tokens == row.tokens
+                      and r.kind in ("random", "baseline", "alpha-0", "paper-default")]  # fmt: skip
+            assert (row.versus_strongest is None) == (row.kind not in ("tuned", "adaptive"))
+            if row.versus_strongest is not None:
+                assert row.versus_strongest.mean == pytest.approx(row.score.mean - max(simple))
+    for adaptive in found.adaptive:
+        assert adaptive.adaptive == row_of(found, "adaptive", adaptive.tokens).score
+        assert adaptive.oracle.mean >= max(
+            adaptive.adaptive.mean, adaptive.best_fixed.mean, adaptive.best_per_group.mean
+        )
+        assert sum(adaptive.chosen) == 24
+
+
+def test_a_searched_baseline_is_no_rival_and_its_setting_is_the_one_found(opened):
+    budget = Setting.of("resprune", 6).budget
+    chosen = Setting.of("resprune", 6, alpha=2.0, pooling="mean")
+    rivals = [Setting.of("relevance", 6, pooling="pooled"), Setting.of("scope", 6)]
+    named = fixed_policies(opened, chosen, rivals)
+    assert [setting.method for kind, setting in named if kind == "rival"] == ["scope"]
+    (relevance,) = [setting for _, setting in named if setting.method == "relevance"]
+    assert relevance == rivals[0]
+    (alone,) = [s for _, s in fixed_policies(opened, chosen, []) if s.method == "relevance"]
+    assert alone.option("pooling") == "mean"  # the ablation of what was chosen
+    (alpha0,) = [setting for kind, setting in named if kind == "alpha-0"]
+    assert alpha0 == chosen.with_options(alpha=0.0)
+    other = fixed_policies(opened, Setting.of("scope", 6), [])
+    (alpha0,) = [setting for kind, setting in other if kind == "alpha-0"]
+    assert alpha0 == opened.paper(budget).with_options(alpha=0.0)
+
+
+def test_what_a_tower_or_a_budget_does_not_allow_is_left_out(opened, monkeypatch):
+    energy = Energy(energy=0.1, most=22)
+    named = fixed_policies(opened, Setting.of("resprune", energy), [])
+    assert "pool" not in {setting.method for _, setting in named}
+    assert "l2_norm" in {setting.method for _, setting in named}
+    assert baseline(opened, "pool", energy, opened.paper(energy)) == (
+        None,
+        "does not take the budget energy 0.1 (1 to 22)",
     )
-    assert sum(adaptive.chosen) == 24
+    monkeypatch.setattr(opened.backbone, "seed_signals", ())
+    plain = Setting.of("resprune", 6, seed_strategy="l2_norm")
+    named = fixed_policies(opened, plain, [])
+    assert "cls_attention" not in {setting.method for _, setting in named}
+    (note,) = [n for n in _left_out(opened) if "cls_attention" in n]
+    assert "needs a signal that the vision tower does not give" in note
 
 
 def test_running_again_repeats_nothing(copied, found):
@@ -386,6 +432,6 @@ def test_random_scores_are_the_mean_of_draws(opened):
 
 
 def test_intervals_by_group_partition_the_samples():
-    intervals = Intervals(["a", "a", "b", "c"], ["x", "y", "x", "y"], seed=0, resamples=100)
+    intervals = Intervals(["a", "a", "b", "c"], ["x", "y", "x", "y"])
     by_group = intervals.by_group(np.array([1.0, 0.0, 0.5, 1.0]))
     assert {name: value.mean for name, value in by_group.items()} == {"x": 0.75, "y": 0.5}

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "load": "Loading the model and the samples",
-    "baselines": "Baselines: all tokens, random tokens, the paper's default",
     "trials": "Trials on the tune split",
     "curves": "Curves on the tune split",
+    "baselines": "Baselines on the tune split",
     "adaptive": "Outcomes of the arms on the fit split",
     "alpha predictor": "Fitting the predictor",
     "certify": "Testing what was chosen on the certify split",
@@ -84,16 +84,22 @@ class RichProgress(Bar):
 def show_results(results: Results, run_dir: Path, console: Console) -> None:
     """Print the answer: a row a budget, then where the files are."""
     scale, rows = Scale.of(results), rows_frame(results)
-    heads = ("tokens", "score", "against all tokens", "against the paper's default")
+    heads = ("tokens", "score", "against all tokens")
     columns = [Column(head, justify="right", no_wrap=True) for head in heads]
-    table = Table(*columns, "setting", title="Report split, 95 % intervals", title_justify="left")
+    table = Table(
+        *columns,
+        "against the strongest baseline",
+        "setting",
+        title="Report split, 95 % intervals",
+        title_justify="left",
+    )
     shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
     for row in shown.itertuples():
         table.add_row(
             f"{row.tokens or ''}{' *' if row.recommended else ''}",
             scale.interval(row),
-            scale.difference(row.versus_unpruned),
-            scale.difference(row.versus_paper),
+            scale.comparison(row.versus_unpruned),
+            scale.comparison(row.versus_strongest, named=True),
             row.setting,
         )
     console.print(table, markup=False)

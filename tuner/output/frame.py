@@ -8,7 +8,7 @@ import pandas as pd
 
 from resprune.setting import unpruned
 from tuner.output.wording import kept_text, policy_text, searched_options
-from tuner.results.rows import KINDS, RowKind
+from tuner.results.rows import KINDS, RowKind, label_of
 from tuner.results.schema import Interval, Results, Row
 
 
@@ -23,8 +23,8 @@ def rows_frame(results: Results) -> pd.DataFrame:
         chosen), from all tokens to few, then in the order of ``KINDS``. Columns: ``split``,
         ``kind``, ``label``, ``setting`` and ``kept`` (texts), ``method``,
         ``budget``, ``tokens`` (a mean count; 0 where all are kept and the model does not say how
-        many), ``mean``, ``low``, ``high``, ``versus_unpruned`` and ``versus_paper`` (Interval or
-        None), ``by_group`` (Interval by name), ``exported``, ``recommended``.
+        many), ``mean``, ``low``, ``high``, ``versus_unpruned`` and ``versus_strongest`` (Comparison
+        or None), ``by_group`` (Interval by name), ``exported``, ``recommended``.
     """
     total = results.model.visual_tokens
     searched = searched_options(results)
@@ -36,7 +36,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
         return {
             "split": split,
             "kind": row.kind,
-            "label": row.policy.method if row.kind == "rival" else KINDS[row.kind].label,
+            "label": label_of(row.kind, row.policy.method),
             "setting": "" if row.kind == "unpruned" else policy_text(row.policy, searched),
             "kept": kept_text(row.policy.budget, row.tokens, total),
             "method": row.policy.method,
@@ -44,7 +44,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
             "tokens": row.tokens or total or 0,
             **row.score.model_dump(),
             "versus_unpruned": row.versus_unpruned,
-            "versus_paper": row.versus_paper,
+            "versus_strongest": row.versus_strongest,
             "by_group": row.by_group,
             "exported": exported,
             "recommended": exported and row.policy.budget == results.recommended,

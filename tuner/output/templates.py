@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tuner.output import certified, wording
 from tuner.output.frame import rows_frame
-from tuner.results.rows import KINDS
+from tuner.results.rows import KINDS, label_of
 from tuner.results.schema import Results
 from tuner.scoring import metrics
 
@@ -49,6 +49,7 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         promise=certified.promise(results, scale),
         nearest=certified.nearest(results, scale),
         kinds=KINDS,
+        label_of=label_of,
         meaning=metrics.get(results.study["task"]["metric"]).meaning,
         chosen=chosen,
         report=list(rows[rows.split == "report"].itertuples()),

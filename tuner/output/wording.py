@@ -11,10 +11,22 @@ from pydantic import BaseModel
 from resprune.budget import Count, Energy, Ratio
 from resprune.options import searchable
 from resprune.setting import Adaptive, Setting
-from tuner.results.schema import Interval, Results
+from tuner.results.schema import Comparison, Interval, Results
+from tuner.results.verdicts import LEAST_IMAGES
 from tuner.scoring import metrics
 
 MINUS = "\u2212"
+INTERVALS = (
+    "Intervals are 95 % t intervals over images: made in this way from other samples, about 95 in "
+    "100 of them hold the mean over all samples of this kind. Differences are paired, measured on "
+    "the same samples."
+)
+VERDICTS = (
+    "Each interval stands alone, but better and worse are said of all differences of the report "
+    "together (Holm): in 95 of 100 reports not one of these words is wrong. So a difference whose "
+    "interval leaves out zero can still be within noise, which means that these samples do not "
+    f"tell the two apart. Under {LEAST_IMAGES} images there is no verdict."
+)
 _SHORT = {"seed_strategy": "seed"}
 
 
@@ -67,15 +79,17 @@ class Scale:
             return "-"
         return f"{self.signed(interval.mean)} ({self.signed_range(interval)})"
 
+    def comparison(self, one: Comparison | None, *, named: bool = False) -> str:
+        """Write a difference with its verdict: ``+2.4 (+1.7 to +3.1), better``.
 
-def verdict(difference: Interval) -> str:
-    """Say whether a difference is more than chance: better, worse or within noise.
-
-    A 95 % interval that covers zero is within noise.
-    """
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "within noise"
+        Args:
+            one: The comparison; None gives ``-``.
+            named: Whether to say what it is against: ``l2_norm: +2.4 ...``.
+        """
+        if one is None:
+            return "-"
+        before = f"{one.against}: " if named else ""
+        return f"{before}{self.difference(one)}, {one.verdict}"
 
 
 def share(part: float, whole: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RowKind = Literal[
-    "unpruned", "random", "relevance-only", "alpha-0", "paper-default", "rival", "tuned", "adaptive"
+    "unpruned", "random", "baseline", "alpha-0", "paper-default", "rival", "tuned", "adaptive"
 ]
 
 
@@ -15,26 +15,51 @@ class Kind:
     """How one kind of row is shown.
 
     Attributes:
-        label: Its name in tables and figures; a rival is called by its method.
+        label: Its name in tables and figures; empty where it is called by its method.
+        name: Its name within a sentence.
         color: Its colour, as CSS has it.
-        symbol: Its plotly symbol.
+        symbols: Its plotly symbols, one for each method in turn.
     """
 
     label: str
+    name: str
     color: str
-    symbol: str
+    symbols: tuple[str, ...]
 
 
 KINDS: dict[RowKind, Kind] = {
-    "unpruned": Kind("All tokens", "#333333", "star"),
-    "random": Kind("Random tokens", "#8a8a8a", "x"),
-    "relevance-only": Kind("Relevance only", "#56b4e9", "triangle-down"),
-    "alpha-0": Kind("Alpha 0", "#a07f00", "triangle-up"),
-    "paper-default": Kind("Paper's default", "#d55e00", "square"),
-    "rival": Kind("Best of another method", "#cc79a7", "cross"),
-    "tuned": Kind("Tuned, one setting", "#0072b2", "circle"),
-    "adaptive": Kind("Tuned, by prompt", "#009e73", "diamond"),
+    "unpruned": Kind("All tokens", "all tokens", "#333333", ("star",)),
+    "random": Kind("Random tokens", "random tokens", "#a3a9b0", ("x",)),
+    "baseline": Kind(
+        "",
+        "",
+        "#7d868f",
+        ("triangle-left", "triangle-right", "triangle-down", "square-cross", "asterisk-open"),
+    ),
+    "alpha-0": Kind("Alpha 0", "alpha 0", "#94866a", ("triangle-up",)),
+    "paper-default": Kind("Paper's default", "the paper's default", "#a8703f", ("square",)),
+    "rival": Kind(
+        "",
+        "",
+        "#cc79a7",
+        ("cross", "hexagon", "pentagon", "bowtie", "hourglass", "star-square", "hexagram"),
+    ),
+    "tuned": Kind("Tuned, one setting", "the tuned setting", "#0072b2", ("circle",)),
+    "adaptive": Kind("Tuned, by prompt", "the setting by prompt", "#009e73", ("diamond",)),
 }
-"""From the least to what the study offers: the order of legends. Colours are those of Okabe and
-Ito, "Color universal design" (2008), with greys for what is no pruning method; symbols differ too,
-so that nothing rests on colour alone."""
+"""From the least to what the study offers: the order of rows and legends. What a study offers has
+the colours of Okabe and Ito, "Color universal design" (2008), baselines greys and browns; symbols
+differ too, so that nothing rests on colour alone."""
+
+BASELINES: tuple[RowKind, ...] = ("random", "baseline", "alpha-0", "paper-default")
+"""Kinds that are measured in every study; the strongest is what is found is held against."""
+
+
+def label_of(kind: RowKind, method: str) -> str:
+    """Return what a row is called in tables and figures."""
+    return KINDS[kind].label or method
+
+
+def name_of(kind: RowKind, method: str) -> str:
+    """Return what a row is called within a sentence."""
+    return KINDS[kind].name or method

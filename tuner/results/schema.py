@@ -32,6 +32,21 @@ class Interval(_Row):
     high: float
 
 
+Verdict = Literal["better", "worse", "within noise", "too few images"]
+
+
+class Comparison(Interval):
+    """A paired difference with its plain 95 % interval, judged with all others of the report.
+
+    Attributes:
+        against: What the score is held against, such as "all tokens" or "l2_norm".
+        verdict: Whether the difference is more than chance; see ``tuner.results.verdicts.judge``.
+    """
+
+    against: str
+    verdict: Verdict
+
+
 class SplitInfo(_Row):
     """Which samples a split held."""
 
@@ -66,8 +81,9 @@ class Row(_Row):
         policy: What was scored.
         tokens: Mean count of visual tokens it keeps on the tune split, None for all of them.
         score: Mean score.
-        versus_unpruned: Minus the unpruned model's.
-        versus_paper: Minus the paper's default at the same budget.
+        versus_unpruned: Minus the unpruned model's, on the report split.
+        versus_strongest: Minus that of the strongest baseline at the same budget, the one with the
+            highest mean on the report split itself; of what was searched.
         by_group: Score by question type.
     """
 
@@ -75,8 +91,8 @@ class Row(_Row):
     policy: Policy
     tokens: int | None
     score: Interval
-    versus_unpruned: Interval | None = None
-    versus_paper: Interval | None = None
+    versus_unpruned: Comparison | None = None
+    versus_strongest: Comparison | None = None
     by_group: dict[str, Interval] = Field(default_factory=dict)
 
 
@@ -119,7 +135,7 @@ class Chosen(_Row):
 
 
 class AdaptiveRow(_Row):
-    """An adaptive policy against its bounds at one budget, on the report split.
+    """An adaptive policy that was adopted, against its bounds at one budget, on the report split.
 
     Attributes:
         policy: The arms, and the fallback: the best fixed arm of the fit split.
@@ -129,9 +145,11 @@ class AdaptiveRow(_Row):
         by_group_arm: Best arm of each question type on the fit split, an index.
         best_per_group: Score of those.
         oracle: Score of the best arm of each sample, known from its answers.
-        adaptive_minus_fixed: Paired difference.
-        group_minus_fixed: Paired difference.
-        oracle_minus_fixed: Paired difference.
+        versus_best_fixed: Minus that of the best fixed policy of any method at the budget, chosen
+            on the tune split among the tuned setting, the rivals and the baselines.
+        adaptive_minus_fixed: Minus ``best_fixed``.
+        group_minus_fixed: Minus ``best_fixed``.
+        oracle_minus_fixed: Minus ``best_fixed``; no verdict, since it cannot be below.
         strength: Trust in the predictor, 0 (the fallback for every prompt) to 1.
         chosen: How many samples each arm was chosen for.
     """
@@ -143,8 +161,9 @@ class AdaptiveRow(_Row):
     by_group_arm: dict[str, int]
     best_per_group: Interval
     oracle: Interval
-    adaptive_minus_fixed: Interval
-    group_minus_fixed: Interval
+    versus_best_fixed: Comparison
+    adaptive_minus_fixed: Comparison
+    group_minus_fixed: Comparison
     oracle_minus_fixed: Interval
     strength: float
     chosen: list[int]
@@ -224,7 +243,7 @@ class Results(_Row):
     groups: list[str]
     trials: list[TrialResult]
     baselines: list[Row]
-    importances: dict[str, dict[str, float]]
+    importances: dict[str, list[str]]
     curves: list[Curve]
     chosen: list[Chosen]
     recommended: Budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -32,15 +33,15 @@ class Metric(ABC):
         name: Its name in studies.
         kind: Outcomes it reads.
         needs_gold: Whether every sample needs a gold answer.
-        bounded: Whether scores lie from 0 to 1.
         meaning: What its mean is, for people.
+        ends: Least and greatest score of a sample.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind] = "answer"
     needs_gold: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     meaning: ClassVar[str]
+    ends: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @abstractmethod
     def score(
@@ -53,6 +54,11 @@ class Metric(ABC):
             right: The task's score of an answer to this sample.
             reference: The unpruned model's answer, where the metric ``compares``.
         """
+
+    @property
+    def bounded(self) -> bool:
+        """Whether scores lie from 0 to 1."""
+        return self.ends == (0.0, 1.0)
 
     compares: ClassVar[bool] = False
     """Whether the unpruned model's answers are its reference."""
@@ -84,7 +90,7 @@ class LogLikelihood(Metric):
 
     name = "log_likelihood"
     kind = "log_likelihood"
-    bounded = False
+    ends = (-math.inf, 0.0)
     meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
 
     def score(

@@ -15,8 +15,7 @@ from resprune.errors import StudyError
 from resprune.options import searchable
 from resprune.setting import Adaptive, Setting
 from tuner.alpha.fit import AlphaFit, fit_alpha
-from tuner.results.schema import AdaptiveRow, Curve
-from tuner.results.statistics import Intervals
+from tuner.results.schema import Curve
 from tuner.scoring.metrics import LEAST_LOG_LIKELIHOOD
 from tuner.search.section import Range
 from tuner.stages.curves import curve_of
@@ -132,16 +131,25 @@ def chosen_arms(fitted: Fitted, budget: Budget, features: Floats) -> Ints:
     return fitted.fit.predictor.arms_for(features, budget)
 
 
-def adaptive_row(
-    opened: OpenedStudy,
-    fitted: Fitted,
-    budget: Budget,
-    arms: Ints,
-    adaptive: Floats,
-    report_scores: Floats,
-    intervals: Intervals,
-) -> AdaptiveRow:
-    """Compare an adaptive policy with its bounds at one budget.
+@dataclass(frozen=True)
+class Bounds:
+    """What an adaptive policy lies between at one budget: scores on the report split, (N,) each.
+
+    Attributes:
+        fixed: Of the fallback.
+        by_group_arm: Best arm of each question type on the fit split, an index.
+        grouped: Of those arms.
+        oracle: Of the best arm of each sample, known from its answers.
+    """
+
+    fixed: Floats
+    by_group_arm: dict[str, int]
+    grouped: Floats
+    oracle: Floats
+
+
+def bounds_of(opened: OpenedStudy, fitted: Fitted, budget: Budget, report_scores: Floats) -> Bounds:
+    """Return the bounds of an adaptive policy at one budget.
 
     The fallback and the groups' best arms are chosen on the fit split, which the predictor learnt
     from too, and scored on the report split; the oracle looks at the answers.
@@ -150,34 +158,17 @@ def adaptive_row(
         opened: The study.
         fitted: The predictor.
         budget: The budget.
-        arms: Arm the predictor chose for each report sample, shape (N,).
-        adaptive: Score of each report sample under it, shape (N,).
         report_scores: Scores of every arm on the report split, shape (A, N).
-        intervals: Of the report split.
     """
     policy, fit_scores = fitted.policies[budget], fitted.scores[budget]
     fixed = report_scores[policy.fallback]
     by_group: dict[str, int] = {}
     grouped = fixed.copy()
-    fit_groups, report_groups = np.array(opened.split("fit").groups), np.array(intervals.groups)
-    for group in sorted(set(intervals.groups)):
+    fit_groups, report_groups = (np.array(opened.split(n).groups) for n in ("fit", "report"))
+    for group in sorted(set(report_groups.tolist())):
         known = fit_groups == group
         best = int(fit_scores[:, known].mean(axis=1).argmax()) if known.any() else policy.fallback
         by_group[group] = best
         rows = report_groups == group
         grouped[rows] = report_scores[best][rows]
-    oracle = report_scores.max(axis=0)
-    return AdaptiveRow(
-        policy=policy,
-        tokens=opened.tokens(policy.arms[policy.fallback]),
-        best_fixed=intervals.of(fixed),
-        adaptive=intervals.of(adaptive),
-        by_group_arm=by_group,
-        best_per_group=intervals.of(grouped),
-        oracle=intervals.of(oracle),
-        adaptive_minus_fixed=intervals.of(adaptive, fixed),
-        group_minus_fixed=intervals.of(grouped, fixed),
-        oracle_minus_fixed=intervals.of(oracle, fixed),
-        strength=fitted.fit.strengths[budget],
-        chosen=np.bincount(arms, minlength=len(policy.arms)).tolist(),
-    )
+    return Bounds(fixed, by_group, grouped, report_scores.max(axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from resprune.version import __version__
 from tuner.results.schema import Cost, FeatureWeight, ModelInfo, NounPipelineInfo, SplitInfo
 from tuner.search.trials import Search
 from tuner.stages.adaptive import Fitted
+from tuner.stages.baselines import METHODS, baseline
 from tuner.stages.opened import OpenedStudy
 
 
@@ -96,6 +98,7 @@ def _notes(opened: OpenedStudy, search: Search) -> list[str]:
             "The vision tower has no CLS token, so the paper's default was run with the seed "
             "strategy l2_norm."
         )
+    notes += _left_out(opened)
     if opened.bench.outcomes.resumed:
         notes.append(
             "The study was resumed; outcomes of earlier runs were used again, and its cost is "
@@ -111,3 +114,17 @@ def _notes(opened: OpenedStudy, search: Search) -> list[str]:
     if opened.bench.metric.compares:
         notes.append("Scores are agreement with the unpruned model's own answers.")
     return notes
+
+
+def _left_out(opened: OpenedStudy) -> list[str]:
+    """Name the baselines that this model or a budget does not allow, and why."""
+    reasons: dict[str, list[str]] = {}
+    for budget, method in itertools.product(opened.budgets(), METHODS):
+        setting, reason = baseline(opened, method, budget, opened.paper(budget))
+        if setting is None and reason not in reasons.setdefault(method, []):
+            reasons[method].append(reason)
+    return [
+        f"The baseline {method} {reason} and was left out."
+        for method, each in reasons.items()
+        for reason in each
+    ]

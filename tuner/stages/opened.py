@@ -107,7 +107,7 @@ class OpenedStudy:
     def intervals(self, split: str) -> Intervals:
         """Return the intervals of a split's scores."""
         opened = self.split(split)
-        return Intervals(opened.images, opened.groups, self.seed, self.study.report.resamples)
+        return Intervals(opened.images, opened.groups, ends=self.bench.metric.ends)
 
     def tokens(self, setting: Setting) -> int:
         """Return the mean count of visual tokens that a setting keeps on the tune split."""

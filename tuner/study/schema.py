@@ -206,11 +206,9 @@ class ReportSection(StrictModel):
 
     Attributes:
         examples: Report-split samples drawn with their kept tokens.
-        resamples: Bootstrap resamples of every interval.
     """
 
     examples: int = Field(default=6, ge=0, le=50)
-    resamples: int = Field(default=2000, ge=100, le=100_000)
 
 
 class StorageSection(StrictModel):

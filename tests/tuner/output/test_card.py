@@ -8,8 +8,8 @@ import resprune
 from resprune.budget import Count
 from tuner.output.card import render_card
 from tuner.output.export import build_config
-from tuner.output.wording import Scale, verdict
-from tuner.results.rows import KINDS
+from tuner.output.wording import Scale
+from tuner.results.rows import label_of
 from tuner.results.schema import Results
 
 
@@ -32,8 +32,8 @@ def test_every_score_of_the_report_split_is_there(results_data):
     for row in results.report:
         low, high = percent(row.score.low), percent(row.score.high)
         expected = f"{percent(row.score.mean)} % ({low} to {high})"
-        label = row.policy.method if row.kind == "rival" else KINDS[row.kind].label
-        assert any(label in line and expected in line for line in lines)
+        label = label_of(row.kind, row.policy.method).replace("_", "\\_")
+        assert any(f"| {label} |" in line and expected in line for line in lines)
 
 
 def test_the_first_sentence_is_the_answer(results_data):
@@ -92,27 +92,26 @@ def test_its_lines_of_python_run(results_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
+    ("verdict", "sentence"),
     [
-        (0.01, 0.02, "better"),
-        (-0.01, 0.02, "within noise"),
-        (0.0, 0.02, "within noise"),
-        (-0.02, 0.0, "within noise"),
-        (-0.02, -0.01, "worse"),
+        ("better", "more than chance"),
+        ("worse", "more than chance"),
+        ("within noise", "within noise, these samples do not tell the two apart"),
+        ("too few images", "too few images for a verdict"),
     ],
 )
-def test_a_difference_is_called_by_its_interval(results_data, low, high, expected):
+def test_a_difference_is_called_by_its_verdict_not_its_interval(results_data, verdict, sentence):
     for row in results_data["report"]:
         if row["kind"] == "tuned" and row["tokens"] == 11:
-            row["versus_paper"] = {"mean": (low + high) / 2, "low": low, "high": high}
-    card, results = card_of(results_data)
-    row = next(r for r in results.report if r.kind == "tuned" and r.tokens == 11)
-    assert verdict(row.versus_paper) == expected
+            row["versus_strongest"] |= {"verdict": verdict, "against": "divprune"}
+    card, _ = card_of(results_data)
     (line,) = [line for line in card.splitlines() if line.startswith("| 11 of 196")]
-    assert line.split(" | ")[3].endswith(expected)
-    (sentence,) = [s for s in card.splitlines() if "the paper's default settings at" in s]
-    assert ("within noise" in sentence) == (expected == "within noise")
-    assert ("more than chance" in sentence) == (expected != "within noise")
+    cell = line.split(" | ")[3]
+    assert cell.startswith("divprune: +2.0 (+1.2 to +2.8)")
+    assert cell.endswith(f", {verdict}")
+    (said,) = [s for s in card.splitlines() if "the strongest baseline at the same budget" in s]
+    assert "2.0 points above divprune, the strongest baseline" in said
+    assert sentence in said
 
 
 def test_texts_of_the_study_cannot_write_markdown(results_data):
@@ -156,7 +155,7 @@ def test_a_difference_that_rounds_to_zero_has_none(value):
 def test_two_equal_scores_are_level(results_data):
     for row in results_data["report"]:
         if row["kind"] == "tuned" and row["tokens"] == 11:
-            row["versus_paper"] = {"mean": 0.0, "low": -0.01, "high": 0.01}
+            row["versus_strongest"] |= {"mean": 0.0, "low": -0.01, "high": 0.01}
     card, _ = card_of(results_data)
-    assert "Level with the paper's default settings at the same budget" in card
+    assert "Level with l2\\_norm, the strongest baseline at the same budget" in card
     assert "0.0 points above" not in card

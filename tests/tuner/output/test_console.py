@@ -13,7 +13,7 @@ from tuner.results.schema import TrialResult
 
 @pytest.fixture
 def console():
-    return Console(file=io.StringIO(), width=160)
+    return Console(file=io.StringIO(), width=200)
 
 
 def said(console):
@@ -36,10 +36,11 @@ def test_the_answer_has_a_row_for_each_budget(console, results):
     for place, kind in (("22", "tuned"), ("11 *", "adaptive"), ("6", "adaptive")):
         tokens = int(place.split()[0])
         (row,) = [r for r in results.report if (r.kind, r.tokens) == (kind, tokens)]
-        _, score, unpruned, paper, setting = lines[place]
+        _, score, unpruned, strongest, setting = lines[place]
         assert score.startswith(f"{100 * row.score.mean:.1f} % (")
-        assert unpruned.endswith(f"{100 * abs(row.versus_unpruned.high):.1f})")
-        assert paper.startswith(f"+{100 * row.versus_paper.mean:.1f} (")
+        assert unpruned.endswith(f"{100 * abs(row.versus_unpruned.high):.1f}), worse")
+        assert strongest.startswith(f"l2_norm: +{100 * row.versus_strongest.mean:.1f} (")
+        assert strongest.endswith("), better")
         assert ("alpha by prompt" in setting) == (kind == "adaptive")
     assert "runs/nano-llava/config" in said(console)
     assert results.notes[0] in said(console)

@@ -13,7 +13,7 @@ from resprune.errors import ResPruneError, StudyError
 from tuner.output.report import REPORT_FILE, write_report
 from tuner.output.report.figures import front
 from tuner.output.report.page import render
-from tuner.results.rows import KINDS
+from tuner.results.rows import KINDS, label_of
 from tuner.results.schema import Results
 
 EVIL = "</script></style><img src=x onerror=\"alert('x')\">&amp;<b>'\u2028"
@@ -93,7 +93,7 @@ def test_every_figure_has_its_place_and_is_valid_plotly(page):
     figures = figures_of(page)
     places = [a["id"] for tag, a in page.elements if tag == "div" and a.get("class") == "plot"]
     assert places == [f"figure-{i}" for i in range(len(figures))]
-    assert len(figures) == 1 + 3 + 3 + 1 + 2  # front, curves, arms, weights, options
+    assert len(figures) == 1 + 3 + 2 + 1  # front, curves, arms, weights
     for figure in figures:
         go.Figure(figure)  # raises on an unknown property or a wrong value
 
@@ -116,17 +116,17 @@ def test_the_answer_comes_first(results):
     assert body.index("Keep 11 of 196 visual tokens (5.6 %)") < body.index("Score against tokens")
     assert "On 1,000 samples that the study had not used, this scores 79.2 %" in body
     assert "14.0 points below all tokens (\N{MINUS SIGN}15.2 to \N{MINUS SIGN}12.8)" in body
-    assert "4.5 points above the paper's default settings" in body
+    assert "4.2 points above l2_norm, the strongest baseline at the same budget" in body
 
 
 def test_every_report_row_is_in_a_table_with_its_interval(page, results):
     for row in results.report:
-        rival = row.kind == "rival"
-        expected = [row.policy.method if rival else KINDS[row.kind].label]
+        expected = [label_of(row.kind, row.policy.method)]
         expected.append(percent(row.score.mean))
         expected.append(f"{percent(row.score.low)} to {percent(row.score.high)}")
-        for difference in (row.versus_unpruned, row.versus_paper):
+        for difference in (row.versus_unpruned, row.versus_strongest):
             if difference is not None:
+                expected.append(difference.verdict)
                 expected.append(signed(difference.mean))
                 expected.append(f"{signed(difference.low)} to {signed(difference.high)}")
         assert any(all(part in line for part in expected) for line in page.rows), expected
@@ -136,11 +136,15 @@ def test_adaptive_rows_and_groups_are_in_tables(page, results):
     for row in results.adaptive:
         parts = [row.best_fixed, row.adaptive, row.best_per_group, row.oracle]
         gains = [row.adaptive_minus_fixed, row.group_minus_fixed, row.oracle_minus_fixed]
+        gains.append(row.versus_best_fixed)
         expected = [percent(p.mean) for p in parts] + [signed(g.mean) for g in gains]
         assert any(all(part in line for part in expected) for line in page.rows), expected
     adaptive = next(r for r in results.report if r.kind == "adaptive" and r.tokens == 11)
-    for group, interval in adaptive.by_group.items():
-        assert any(line.startswith(group) and percent(interval.mean) in line for line in page.rows)
+    numbers = [percent(interval.mean) for interval in adaptive.by_group.values()]
+    assert any(
+        line.startswith(KINDS["adaptive"].label) and all(number in line for number in numbers)
+        for line in page.rows
+    )
 
 
 def test_the_figures_hold_the_results_numbers(page, results):
@@ -149,7 +153,8 @@ def test_the_figures_hold_the_results_numbers(page, results):
     assert traces["Trial, tune split"]["y"] == [t.score * 100 for t in results.trials]
     for name, kind, method in (
         ("Tuned, by prompt", "adaptive", "resprune"),
-        ("divprune", "rival", "divprune"),
+        ("divprune", "baseline", "divprune"),
+        ("l2_norm", "baseline", "l2_norm"),
         ("visionzip", "rival", "visionzip"),
     ):
         rows = [r for r in results.report if (r.kind, r.policy.method) == (kind, method)]
@@ -157,16 +162,18 @@ def test_the_figures_hold_the_results_numbers(page, results):
         assert trace["y"] == [r.score.mean * 100 for r in rows]
         tops = [y + e for y, e in zip(trace["y"], trace["error_y"]["array"], strict=True)]
         assert tops == pytest.approx([r.score.high * 100 for r in rows])
-        assert (trace["marker"]["color"], len(rows)) == (KINDS[kind].color, 3)
-    assert traces["divprune"]["marker"]["symbol"] != traces["visionzip"]["marker"]["symbol"]
+        assert trace["marker"]["color"] == KINDS[kind].color
+        assert len(rows) == (2 if kind == "adaptive" else 3)
+    looks = {(t["marker"]["color"], t["marker"].get("symbol")) for t in pareto["data"][2:]}
+    assert len(looks) == len(pareto["data"]) - 2
     shown = {tuple(t["y"]) for figure in curves for t in figure["data"]}
     assert shown == {tuple(s * 100 for s in c.scores) for c in results.curves}
 
 
 def test_arms_that_were_never_chosen_are_shown_as_such(results_data):
-    results_data["adaptive"][1]["chosen"] = [0, 30, 0, 0, 0, 10, 0]
+    results_data["adaptive"][0]["chosen"] = [0, 30, 0, 0, 0, 10, 0]
     figures = figures_of(Page(render(Results.model_validate(results_data))))
-    bars = [f["data"][0] for f in figures if f["data"][0].get("type") == "bar"][1]
+    bars = next(f["data"][0] for f in figures if f["data"][0].get("type") == "bar")
     assert bars["y"] == [f"alpha {a}" for a in ("0", "0.25", "0.5", "0.75", "1", "2", "4")]
     assert bars["x"] == [0, 75, 0, 0, 0, 25, 0]
     blue = [color == KINDS["tuned"].color for color in bars["marker"]["color"]]
@@ -181,10 +188,16 @@ def test_a_curve_is_marked_at_the_chosen_and_at_the_paper_value(page):
     assert first["xaxis"]["ticktext"][3] == "0.75"
 
 
-def test_an_interval_is_defined_as_a_procedure(page):
+def test_an_interval_is_defined_as_a_procedure_and_a_verdict_once(page):
     said = " ".join(page.text.split())
-    assert "bootstrap interval over images" in said
-    assert "such intervals would cover the mean over all images about 95 times in 100" in said
+    assert "made in this way from other samples, about 95 in 100 of them hold the mean" in said
+    assert said.count("better and worse are said of all differences of the report together") == 1
+
+
+def test_options_are_ranked_and_have_no_percentages(page):
+    said = page.text.split("Which options matter")[1].split("What it cost")[0]
+    assert "budget, alpha, seed" in said
+    assert "%" not in said
 
 
 def test_the_front_is_what_no_trial_beats(results):
@@ -202,7 +215,7 @@ def test_the_front_is_what_no_trial_beats(results):
 def test_within_noise_is_called_that(results_data):
     for row in results_data["report"]:
         if row["kind"] == "adaptive" and row["tokens"] == 11:
-            row["versus_paper"] = {"mean": 0.004, "low": -0.002, "high": 0.01}
+            row["versus_strongest"] |= {"mean": 0.004, "low": 0.001, "verdict": "within noise"}
     page = Page(render(Results.model_validate(results_data)))
     assert "within noise, these samples do not tell the two apart." in page.text
     (line,) = [line for line in page.rows if "recommended" in line]
@@ -223,10 +236,11 @@ def poison(value, keep=()):
 
 def test_no_text_of_the_results_becomes_markup(results_data):
     fixed = ("kind", "policy", "setting", "recommended", "option", "image_png_base64", "metric")
+    fixed += ("verdict",)
     data = poison(results_data, keep=fixed)
     data["importances"] = {
-        method + EVIL: {k + EVIL: v for k, v in shares.items()}
-        for method, shares in results_data["importances"].items()
+        method + EVIL: [option + EVIL for option in ranked]
+        for method, ranked in results_data["importances"].items()
     }
     data["environment"] = {k + EVIL: EVIL for k in results_data["environment"]}
     data["cost"]["seconds"] = {k + EVIL: v for k, v in results_data["cost"]["seconds"].items()}
@@ -394,4 +408,4 @@ def test_a_browser_draws_every_figure(run_dir, tmp_path):
     command = ["chromium", *options, f"--user-data-dir={tmp_path / 'chromium'}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     drawn = re.findall(r'id="figure-(\d+)" class="plot js-plotly-plot"', done.stdout)
-    assert len(drawn) == 10
+    assert len(drawn) == 7

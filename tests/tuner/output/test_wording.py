@@ -81,7 +81,22 @@ def test_rows_run_from_all_tokens_to_few_and_rivals_have_their_methods_name(resu
     report = rows[rows.split == "report"]
     assert list(report.tokens) == sorted(report.tokens, reverse=True)
     assert report.kind.iloc[0] == "unpruned"
-    assert list(report[report.kind == "rival"].label) == ["divprune", "visionzip"] * 3
+    assert list(report[report.kind == "rival"].label) == ["visionzip", "scope"] * 3
+    at_six = report[report.budget == "6"]
+    assert list(at_six.label) == [
+        "Random tokens",
+        "l2_norm",
+        "cls_attention",
+        "divprune",
+        "pool",
+        "relevance",
+        "Alpha 0",
+        "Paper's default",
+        "visionzip",
+        "scope",
+        "Tuned, one setting",
+        "Tuned, by prompt",
+    ]
     exported = report[report.exported]
     assert list(zip(exported.tokens, exported.kind, strict=True)) == [
         (22, "tuned"),

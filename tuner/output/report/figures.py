@@ -15,14 +15,13 @@ import pandas as pd
 
 from resprune.setting import Setting, fixed
 from tuner.output.wording import Scale, kept_text, option_word, policy_text
-from tuner.results.rows import KINDS, RowKind
+from tuner.results.rows import BASELINES, KINDS, RowKind
 from tuner.results.schema import Curve, Results, TrialResult
 
 Figure = dict[str, Any]
 _SPREAD = 0.03  # trials at one budget are drawn up to 3 % to either side
-_ASIDE = 1.03  # and kinds of rows this factor apart
-# rivals share a colour, and the lines of a figure a kind: told apart by symbol and dash
-_RIVALS = ("cross", "hexagon", "pentagon", "bowtie", "hourglass", "star-square", "hexagram")
+_ASIDE = 0.17  # and rows of one budget up to 17 %
+# the lines of a figure share a kind: told apart by colour, symbol and dash
 _LINES = (
     ("#0072b2", "solid", "circle"),
     ("#56b4e9", "dash", "square"),
@@ -66,16 +65,19 @@ def pareto(results: Results, report: pd.DataFrame, scale: Scale) -> Figure:
     shown = report[report.tokens > 0]
     series = [
         points
-        for kind in ("random", "paper-default", "rival", "tuned", "adaptive")
+        for kind in KINDS
+        if kind != "unpruned"
         for _, points in shown[shown.kind == kind].groupby("label", sort=False)
     ]
-    rivals = itertools.cycle(_RIVALS)
-    for i, points in enumerate(series):  # side by side where they keep as many tokens
-        trace = _points(points, scale, _ASIDE ** (i - (len(series) - 1) / 2))
-        if points.kind.iloc[0] == "rival":
-            trace["marker"]["symbol"] = next(rivals)
-        if points.kind.iloc[0] in ("random", "paper-default"):
-            trace |= {"mode": "lines+markers", "line": {"width": 1, "dash": "dot"}}
+    symbols = {kind: itertools.cycle(look.symbols) for kind, look in KINDS.items()}
+    asides = np.geomspace(1 / (1 + _ASIDE), 1 + _ASIDE, len(series))
+    for points, aside in zip(series, asides.tolist(), strict=True):  # side by side at one budget
+        kind = points.kind.iloc[0]
+        trace = _points(points, scale, aside)
+        trace["marker"] |= {"symbol": next(symbols[kind])}
+        if kind in BASELINES:
+            trace["marker"] |= {"size": 8}
+            trace |= {"opacity": 0.75}
         data.append(trace)
     whole = shown[shown.kind == "unpruned"]
     shapes = []
@@ -86,7 +88,7 @@ def pareto(results: Results, report: pd.DataFrame, scale: Scale) -> Figure:
     ticks = sorted({int(n) for n in (*shown[shown.exported].tokens, *whole.tokens)})
     x_axis = _axis("visual tokens kept per image (log scale)")
     x_axis |= {"type": "log", "tickvals": ticks, "ticktext": [str(n) for n in ticks]}
-    return _figure(460, data, x_axis, _score_axis(scale), shapes=shapes, showlegend=True)
+    return _figure(540, data, x_axis, _score_axis(scale), shapes=shapes, showlegend=True)
 
 
 def curves(results: Results, scale: Scale, option: str, split: str) -> list[tuple[str, Figure]]:
@@ -175,7 +177,7 @@ def _points(points: pd.DataFrame, scale: Scale, aside: float = 1.0) -> Figure:
     kind = KINDS[first.kind]
     texts = points.kept + ": " + points.setting
     return _trace(first.label, points.tokens * aside, means, scale, texts) | {
-        "marker": {"color": kind.color, "symbol": kind.symbol, "size": 10},
+        "marker": {"color": kind.color, "symbol": kind.symbols[0], "size": 10},
         "error_y": {
             "symmetric": False,
             "array": list((points.high - means) * scale.factor),

@@ -67,7 +67,7 @@ def render(results: Results, study_toml: str | None = None) -> str:
         ),
         drawing=drawing,
         same=lambda *texts: len({t.strip().strip(".").casefold() for t in texts}) == 1,
-        importances=[(m, _bars(s, "tuned")) for m, s in results.importances.items() if s],
+        importances=[(m, list(map(option_word, o))) for m, o in results.importances.items() if o],
         figure=figure,
         drawn=drawn,
         plotly=Markup(get_plotlyjs()),
