@@ -133,6 +133,9 @@ class AdaptiveRow(_Row):
         group_minus_fixed: Paired difference.
         oracle_minus_fixed: Paired difference.
         strength: Trust in the predictor, 0 (the fallback for every prompt) to 1.
+        reason: Why choosing by prompt was not adopted; empty where it was.
+        outside: How many report samples got the fallback since their prompt is unlike those that
+            the predictor was fitted on.
         chosen: How many samples each arm was chosen for.
     """
 
@@ -147,6 +150,8 @@ class AdaptiveRow(_Row):
     group_minus_fixed: Interval
     oracle_minus_fixed: Interval
     strength: float
+    reason: str
+    outside: int
     chosen: list[int]
 
 

@@ -43,7 +43,7 @@ class Fitted:
     scores: dict[Budget, Floats]
 
     def gains(self, budget: Budget) -> bool:
-        """Say whether choosing by prompt gained in cross-validation."""
+        """Say whether choosing by prompt is adopted: its gain was shown on the fit split."""
         return self.fit.strengths.get(budget, 0.0) > 0
 
 
@@ -74,6 +74,7 @@ def fit_adaptive(opened: OpenedStudy, chosen: Mapping[Budget, Setting]) -> Fitte
         {budget: metric.losses(table).T for budget, table in scores.items()},
         arms,
         split.images,
+        forms=split.forms(),
         seed=opened.seed,
         surrogate=smooth or None,
     )
@@ -129,9 +130,23 @@ def fit_curves(opened: OpenedStudy, fitted: Fitted) -> list[Curve]:
     return found
 
 
-def chosen_arms(fitted: Fitted, budget: Budget, features: Floats) -> Ints:
-    """Return the arm that the predictor chooses for each row of features (N, F), shape (N,)."""
-    return fitted.fit.predictor.arms_for(features, budget)
+def chosen_arms(
+    fitted: Fitted, budget: Budget, features: Floats, forms: Sequence[str]
+) -> tuple[Ints, int]:
+    """Choose an arm for each prompt, as `resprune.attach` does.
+
+    Args:
+        fitted: The predictor.
+        budget: The budget.
+        features: (N, F) rows of `resprune.alpha.prompt_features`.
+        forms: N question forms.
+
+    Returns:
+        (N,) arms, and how many prompts got the fallback since they are unlike those fitted on.
+    """
+    predictor = fitted.fit.predictor
+    outside = int(predictor.outside(features, forms).sum())
+    return predictor.arms_for(features, forms, budget), outside
 
 
 def plans_by_prompt(split: Split, policy: Adaptive, arms: Ints) -> list[Plan]:
@@ -146,6 +161,7 @@ def adaptive_row(
     fitted: Fitted,
     budget: Budget,
     arms: Ints,
+    outside: int,
     adaptive: Floats,
     report_scores: Floats,
     intervals: Intervals,
@@ -160,6 +176,7 @@ def adaptive_row(
         fitted: The predictor.
         budget: The budget.
         arms: Arm the predictor chose for each report sample, shape (N,).
+        outside: How many of them are unlike those that it was fitted on.
         adaptive: Score of each report sample under it, shape (N,).
         report_scores: Scores of every arm on the report split, shape (A, N).
         intervals: Of the report split.
@@ -188,5 +205,7 @@ def adaptive_row(
         group_minus_fixed=intervals.of(grouped, fixed),
         oracle_minus_fixed=intervals.of(oracle, fixed),
         strength=fitted.fit.strengths[budget],
+        reason=fitted.fit.reasons[budget],
+        outside=outside,
         chosen=np.bincount(arms, minlength=len(policy.arms)).tolist(),
     )

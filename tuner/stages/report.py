@@ -75,7 +75,7 @@ def report_split(
         deployed = Panel("tuned", [setting] * len(split), split.plans([setting])[0])
         if fitted is not None and features is not None and budget in fitted.policies:
             policy = fitted.policies[budget]
-            arms = chosen_arms(fitted, budget, features)
+            arms, outside = chosen_arms(fitted, budget, features, split.forms())
             plans = plans_by_prompt(split, policy, arms)
             scores = split.score_plans([plans])[0]
             scored.append(("adaptive", policy, scores))
@@ -83,7 +83,9 @@ def report_split(
                 used = [policy.arms[arm] for arm in arms.tolist()]
                 deployed = Panel("adaptive", used, plans)
             each = split.scores(policy.arms)
-            adaptive[budget] = adaptive_row(opened, fitted, budget, arms, scores, each, intervals)
+            adaptive[budget] = adaptive_row(
+                opened, fitted, budget, arms, outside, scores, each, intervals
+            )
         default = Panel("paper-default", [paper] * len(split), split.plans([paper])[0])
         panels[budget] = [deployed, default]
     return Reported(rows_of(opened, scored, intervals), adaptive, panels)
