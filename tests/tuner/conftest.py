@@ -158,7 +158,9 @@ def synthetic_results():
                 "adaptive_minus_fixed": interval(gain, 0.007),
                 "group_minus_fixed": interval(gain * 1.2, 0.006),
                 "oracle_minus_fixed": interval(0.16, 0.009),
-                "strength": 0.9 if is_adaptive else 0.1,
+                "strength": 0.9 if is_adaptive else 0.0,
+                "reason": "" if is_adaptive else "no gain by image is shown",
+                "outside": 12,
                 "chosen": [40 + 90 * i % 170 for i in range(len(ALPHAS))],
             }
         )
