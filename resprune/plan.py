@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from resprune import methods
-from resprune.alpha import AlphaPredictor, prompt_features
+from resprune.alpha import AlphaPredictor, prompt_features, question_form
 from resprune.backbones import VisualTokens
 from resprune.budget import Energy
 from resprune.errors import ConfigError, ResPruneError
@@ -72,7 +72,7 @@ def choose_setting(
     prompt: Prompt,
     visual: VisualTokens,
     cosines: Tensor | None = None,
-) -> Setting:
+) -> tuple[Setting, bool]:
     """Choose the setting of one prompt and image.
 
     Args:
@@ -83,21 +83,24 @@ def choose_setting(
         cosines: What ``cosines_of`` gives, where it is known already; on any device.
 
     Returns:
-        The policy itself, or the arm of least predicted loss.
+        The policy itself, or the arm of least predicted loss; and whether the prompt is unlike
+        those that the predictor was fitted on, so that the arm is the best fixed one.
 
     Raises:
         ConfigError: Arms without their predictor, or one that was not fitted for their budget.
     """
     if isinstance(policy, Setting):
-        return policy
+        return policy, False
     if predictor is None:
         raise ConfigError(
             f"the policy at budget {policy.budget} is adaptive and there is no {policy.predictor}"
         )
     if cosines is None:
         cosines = cosines_of(visual, prompt)
-    features = prompt_features(prompt.context(cosines))
-    return policy.arms[predictor.arm(features, policy.budget)]
+    features = prompt_features(prompt.context(cosines))[None]
+    forms = [question_form(prompt.question, prompt.tags)]
+    (arm,) = predictor.arms_for(features, forms, policy.budget)
+    return policy.arms[arm], bool(predictor.outside(features, forms)[0])
 
 
 def needs_of(policy: Setting | Adaptive) -> frozenset[str]:

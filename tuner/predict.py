@@ -44,7 +44,9 @@ class PredictResult(StrictModel):
         unpruned: The answer from all of them.
         same: Whether both say the same.
         setting: The setting used.
-        adaptive: Whether it was chosen for this prompt.
+        adaptive: Whether the policy chooses it by prompt.
+        outside: Whether this prompt is unlike those that the policy was fitted on, so that it got
+            the setting that is best for all.
         visual_tokens: Visual tokens T of the image.
         tokens_kept: How many were kept.
         kept: Their indices, rising.
@@ -61,6 +63,7 @@ class PredictResult(StrictModel):
     same: bool
     setting: Setting
     adaptive: bool
+    outside: bool
     visual_tokens: int
     tokens_kept: int
     kept: list[int]
@@ -146,6 +149,7 @@ def predict(
         same=pruned.text.casefold() == whole.text.casefold(),
         setting=call.settings[0],
         adaptive=isinstance(policy, Adaptive),
+        outside=call.outside[0],
         visual_tokens=call.visual_tokens[0],
         tokens_kept=len(kept),
         kept=kept,

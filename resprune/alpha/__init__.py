@@ -8,6 +8,7 @@ difference and `AlphaPredictor` turns it into an alpha, or into an arm of more o
 
 from resprune.alpha.arms import Arm, Arms, least, nearest_first
 from resprune.alpha.features import FEATURE_NAMES, FEATURES, PromptContext, prompt_features
+from resprune.alpha.forms import form_digest, question_form
 from resprune.alpha.predictor import PREDICTOR_FILE, AlphaPredictor, BudgetModel, PredictorData
 from resprune.alpha.regressors import Forest, Linear, Regressor, expand_pairs
 
@@ -25,7 +26,9 @@ __all__ = [
     "PromptContext",
     "Regressor",
     "expand_pairs",
+    "form_digest",
     "least",
     "nearest_first",
     "prompt_features",
+    "question_form",
 ]

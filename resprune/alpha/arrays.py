@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _MAX_ROWS = 100_000
 

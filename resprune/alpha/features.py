@@ -79,8 +79,8 @@ MAP_FEATURES: tuple[str, ...] = FEATURE_NAMES[FEATURE_NAMES.index("map_max") :]
 
 _INDEX = {name: i for i, name in enumerate(FEATURE_NAMES)}
 _MAX_NOUNS = 16  # bounds the cost on prompts of any length
-_MAX_WORDS = 256
-_MAX_CHARS = 4000
+MAX_WORDS = 256
+MAX_CHARS = 4000
 _OPTION = re.compile(r"(?:^|[\s(])[A-Ha-h][.):](?=\s|$)")
 _WORD = re.compile(r"[\w']+|[^\w\s]")
 _PUNCTUATION = frozenset(",.;:!?")
@@ -144,9 +144,9 @@ def prompt_features(context: PromptContext) -> npt.NDArray[np.float64]:
 
 def _word_features(context: PromptContext) -> dict[str, float]:
     # words come from the text itself, so that they do not hang on the tagger's tokens
-    text = context.question[:_MAX_CHARS]
-    words = _WORD.findall(text.lower())[:_MAX_WORDS]
-    tags = context.tags[:_MAX_WORDS]
+    text = context.question[:MAX_CHARS]
+    words = _WORD.findall(text.lower())[:MAX_WORDS]
+    tags = context.tags[:MAX_WORDS]
     spoken = [word for word in words if word[:1].isalnum()]
     nouns = len(context.nouns)
     counting = _counts(words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -10,18 +10,23 @@ import numpy.typing as npt
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from resprune.alpha.arms import Arms, least, nearest_first
-from resprune.alpha.arrays import Floats, Ints, Vector, expect
+from resprune.alpha.arrays import Bools, Floats, Ints, Vector, expect
 from resprune.alpha.features import FEATURE_NAMES, MAP_FEATURES
+from resprune.alpha.forms import form_digest
 from resprune.alpha.regressors import Regressor
 from resprune.budget import Budget, BudgetLike, read_budget
 from resprune.errors import ConfigError, near_names
 from resprune.validation import StrictModel, explain, shown
 
 PREDICTOR_FILE = "alpha_predictor.json"
-PREDICTOR_SCHEMA = 2
+PREDICTOR_SCHEMA = 3
 
 _MAX_BUDGETS = 64
 _MIN_SCALE = 1e-9
+_MAX_FORMS = 100_000
+# the widest of n samples is not the edge of all prompts, and features move with dtype and batch
+_MARGIN = 0.05
+_ROUNDING = 1e-9  # where a feature does not vary
 
 
 def _known(name: str) -> str:
@@ -63,6 +68,8 @@ class PredictorData(StrictModel):
         low: (F',) least value seen.
         high: (F',) greatest value seen.
         arms: A arms.
+        forms: Digests of the question forms seen in fitting; None in files of an earlier schema,
+            which kept none.
         budgets: One model a budget.
     """
 
@@ -75,6 +82,9 @@ class PredictorData(StrictModel):
     low: Vector
     high: Vector
     arms: Arms
+    forms: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")]] | None = Field(
+        max_length=_MAX_FORMS
+    )
     budgets: list[BudgetModel] = Field(min_length=1, max_length=_MAX_BUDGETS)
 
     @model_validator(mode="before")
@@ -94,7 +104,9 @@ class PredictorData(StrictModel):
                 raise ValueError(f"alphas: must be a rising grid, not {shown(grid)}")
             kept = {key: value for key, value in data.items() if key != "alphas"}
             arms = [{"alpha": alpha} for alpha in grid]
-            return {**kept, "schema_version": PREDICTOR_SCHEMA, "arms": arms}
+            return {**kept, "schema_version": PREDICTOR_SCHEMA, "arms": arms, "forms": None}
+        if version == 2:  # it knew no forms
+            return {**data, "schema_version": PREDICTOR_SCHEMA, "forms": None}
         return data
 
     @model_validator(mode="after")
@@ -124,8 +136,8 @@ class AlphaPredictor:
     """Predicts the loss of every arm for a prompt, and chooses the least.
 
     Per budget the predicted loss is ``mean_losses + strength * model(features)``: at strength 0
-    every prompt gets the best fixed arm. Features are clipped to the range seen in fitting, so
-    that a prompt unlike any of those cannot be extrapolated to.
+    every prompt gets the best fixed arm. So does, at any strength, a prompt outside what was fitted
+    (see `outside`): nothing is known of it. Features are clipped to the range seen in fitting.
 
     Args:
         data: What it was fitted to.
@@ -139,6 +151,7 @@ class AlphaPredictor:
         # fitted on images only: without one, the mean map says less wrong than a flat one
         knows_missing = "map_missing" in data.features
         self._maps = np.array([not knows_missing and n in MAP_FEATURES for n in data.features])
+        self._forms = None if data.forms is None else frozenset(data.forms)
 
     # -- questions ------------------------------------------------------------------------
 
@@ -182,38 +195,89 @@ class AlphaPredictor:
             ConfigError: Wrong width or a budget that was not fitted.
         """
         entry = self._model(budget)
+        rows = self._rows(features)
+        base = np.broadcast_to(entry.mean_losses, (len(rows), len(self.data.arms)))
+        if entry.model is None or entry.strength == 0.0:
+            return base.copy()
+        return base + entry.strength * entry.model.predict(self.standardize(rows))
+
+    def outside(self, features: npt.NDArray[np.floating], forms: Sequence[str]) -> Bools:
+        """Say which prompts are unlike those that it was fitted on.
+
+        One is where its question form was not seen, or where a feature in use lies further beyond
+        the range seen than 5 % of that range. A file of an earlier schema knows no forms: nothing
+        is outside it, and features are clipped.
+
+        Args:
+            features: (N, F) rows of `prompt_features`.
+            forms: What `question_form` gives for each.
+
+        Returns:
+            (N,) booleans.
+
+        Raises:
+            ConfigError: Wrong width, or forms of another number.
+        """
+        rows = self._rows(features)
+        if len(forms) != len(rows):
+            raise ConfigError(
+                f"alpha predictor: {len(forms)} question forms for {len(rows)} rows of features; "
+                "give one each"
+            )
+        if self._forms is None:
+            return np.zeros(len(rows), dtype=np.bool_)
+        picked, low, high = self._pick(rows), self.data.low, self.data.high
+        margin = _MARGIN * (high - low) + _ROUNDING
+        beyond = (picked < low - margin) | (picked > high + margin)
+        unseen = np.array([form_digest(form) not in self._forms for form in forms], dtype=np.bool_)
+        found: Bools = np.any(beyond, axis=1) | unseen
+        return found
+
+    def arms_for(
+        self, features: npt.NDArray[np.floating], forms: Sequence[str], budget: BudgetLike
+    ) -> Ints:
+        """Choose an arm for each prompt.
+
+        Ties go to the arm nearest the best fixed one, then to the earlier.
+
+        Args:
+            features: (N, F) rows of `prompt_features`.
+            forms: What `question_form` gives for each.
+            budget: One of `budgets`.
+
+        Returns:
+            (N,) indices; the best fixed arm where a prompt is `outside`.
+
+        Raises:
+            ConfigError: Wrong width, forms of another number, or a budget that was not fitted.
+        """
+        fallback = self.fallback(budget)
+        chosen = least(self.losses(features, budget), nearest_first(self.data.arms, fallback))
+        return np.where(self.outside(features, forms), fallback, chosen)
+
+    def standardize(self, features: Floats) -> Floats:
+        """Pick, clip and standardise the features used: (N, F) -> (N, F')."""
+        data = self.data
+        picked = np.clip(self._pick(features), data.low, data.high)
+        scaled: Floats = (picked - data.center) / data.scale
+        return scaled
+
+    def _pick(self, features: Floats) -> Floats:
+        """The features used (N, F'), with the mean map where there is none."""
+        picked: Floats = features[:, self._columns]
+        if self._maps.any():
+            missing = features[:, self._missing] > 0.5
+            picked = np.where(missing[:, None] & self._maps, self.data.center, picked)
+        return picked
+
+    def _rows(self, features: npt.NDArray[np.floating]) -> Floats:
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(FEATURE_NAMES):
             raise ConfigError(
                 f"alpha predictor: features have shape {rows.shape}, expected "
                 f"(N, {len(FEATURE_NAMES)}) from prompt_features"
             )
-        base = np.broadcast_to(entry.mean_losses, (len(rows), len(self.data.arms)))
-        if entry.model is None or entry.strength == 0.0:
-            return base.copy()
-        return base + entry.strength * entry.model.predict(self.standardize(rows))
-
-    def arms_for(self, features: npt.NDArray[np.floating], budget: BudgetLike) -> Ints:
-        """Choose an arm for each row of features (N, F); returns (N,) indices.
-
-        Ties go to the arm nearest the best fixed one, then to the earlier.
-        """
-        order = nearest_first(self.data.arms, self.fallback(budget))
-        return least(self.losses(features, budget), order)
-
-    def arm(self, features: npt.NDArray[np.floating], budget: BudgetLike) -> int:
-        """Choose an arm for one prompt's features (F,); returns its index."""
-        return int(self.arms_for(np.asarray(features)[None], budget)[0])
-
-    def standardize(self, features: Floats) -> Floats:
-        """Pick, clip and standardise the features used: (N, F) -> (N, F')."""
-        data = self.data
-        picked = np.clip(features[:, self._columns], data.low, data.high)
-        if self._maps.any():
-            missing = features[:, self._missing] > 0.5
-            picked = np.where(missing[:, None] & self._maps, data.center, picked)
-        scaled: Floats = (picked - data.center) / data.scale
-        return scaled
+        return rows
 
     def _model(self, budget: BudgetLike, where: str = "alpha predictor") -> BudgetModel:
         found = self._models.get(read_budget(budget))
@@ -237,7 +301,7 @@ class AlphaPredictor:
         """Read and check untrusted data.
 
         Args:
-            data: The parsed JSON, of this schema or the one before.
+            data: The parsed JSON, of this schema or an earlier one.
             where: File name, for messages.
 
         Returns:

@@ -24,7 +24,7 @@ from resprune import backbones, methods
 from resprune.attaching.call import Call, CallRecord
 from resprune.attaching.compatible import check_fit, check_policy, make_extractor
 from resprune.attaching.generate import relative_lengths, with_prompt
-from resprune.backbones import Backbone
+from resprune.backbones import Backbone, Prepared
 from resprune.budget import BudgetLike
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
@@ -44,6 +44,8 @@ class Attachment:
         backbone: Its backbone.
         config: The pruning config.
         last: What the last call did, or None before the first.
+        fallbacks: How often, over all calls, an adaptive policy served its best fixed arm since
+            the prompt was unlike those that its predictor was fitted on; counted by image.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Attachment:
         self._around = _around(model, self.model)
         self.config = _config(config, budget, self.backbone.family)
         self.last: CallRecord | None = None
+        self.fallbacks = 0
         self._seed = seed
         self._hooks: list[Any] = []
         if hasattr(vars(self.model).get("generate"), _MARK):
@@ -161,7 +164,7 @@ class Attachment:
         call = self._start(kwargs, **options)
         if call is None:
             return original(inputs, generation_config, *args, **kwargs)
-        prepared, self.last = call.run(kwargs, padding_side="left")
+        prepared = self._run(call, kwargs, padding_side="left")
         input_ids = kwargs["input_ids"]
         rest = self._without_prompt(kwargs)
         rest, generation_config = relative_lengths(
@@ -193,8 +196,13 @@ class Attachment:
         if call is None:
             return (), kwargs
         side = _padding_side(kwargs.get("attention_mask"))
-        prepared, self.last = call.run(kwargs, padding_side=side)
+        prepared = self._run(call, kwargs, padding_side=side)
         return (), {**self._without_prompt(kwargs), **prepared.kwargs}
+
+    def _run(self, call: Call, kwargs: Mapping[str, Any], padding_side: str) -> Prepared:
+        prepared, self.last = call.run(kwargs, padding_side=padding_side)
+        self.fallbacks += sum(self.last.outside)
+        return prepared
 
     def _start(
         self,
@@ -286,7 +294,8 @@ def attach(
         seed: Seed of a method that is random.
 
     Returns:
-        The handle; its ``last`` says what the last call did.
+        The handle; its ``last`` says what the last call did, and ``fallbacks`` how many prompts
+        were unlike those that an adaptive policy was fitted on.
 
     Raises:
         UnsupportedModelError: No backbone serves the model, or it lacks a signal.

@@ -29,6 +29,8 @@ class CallRecord:
             does nothing).
         policy: The policy used, with the options of the call.
         settings: The setting used for each image.
+        outside: Whether each image's prompt is unlike those that the predictor of an adaptive
+            policy was fitted on, so that it got the best fixed arm.
         questions: The question of each row; empty for a row without an image.
         nouns: The nouns found in it, one list a row; empty where the policy reads none.
         kept_positions: Columns of the original row that were kept, one (n_b,) tensor a row.
@@ -46,6 +48,7 @@ class CallRecord:
     pruned: bool
     policy: Setting | Adaptive
     settings: list[Setting] = field(default_factory=list)
+    outside: list[bool] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     nouns: list[list[str]] = field(default_factory=list)
     kept_positions: list[Tensor] = field(default_factory=list)
@@ -119,7 +122,7 @@ class Call:
         with self.timed("select_ms"):
             # a draw of its own for each question and image, whatever the batch
             keys = [f"{self._seed}/{i - rows.index(r)}/{asked[r]}" for i, r in enumerate(rows)]
-            settings, plans = self._plan(visual, [prompts.get(row) for row in rows], keys)
+            settings, outside, plans = self._plan(visual, [prompts.get(row) for row in rows], keys)
             orders = [plan.kept if plan.order is None else plan.order for plan in plans]
             moved = _to_cpu([*(plan.kept for plan in plans), *orders])
             kept, order = moved[: len(plans)], moved[len(plans) :]
@@ -138,6 +141,7 @@ class Call:
             pruned=True,
             policy=self.policy,
             settings=settings,
+            outside=outside,
             questions=[asked.get(row, "") for row in every],
             nouns=[list(prompts[row].nouns) if row in prompts else [] for row in every],
             kept_positions=prepared.kept_positions,
@@ -152,21 +156,23 @@ class Call:
 
     def _plan(
         self, visual: list[VisualTokens], prompts: list[Prompt | None], keys: list[str]
-    ) -> tuple[list[Setting], list[Plan]]:
+    ) -> tuple[list[Setting], list[bool], list[Plan]]:
         policy = self.policy
         pairs = list(zip(visual, prompts, strict=True))
         cosines = [None if asked is None else cosines_of(image, asked) for image, asked in pairs]
         if isinstance(policy, Setting):
-            settings = [policy] * len(visual)
+            chosen = [(policy, False)] * len(visual)
         else:
             known = [each for each in cosines if each is not None]
             on_cpu = _to_cpu([each.flatten() for each in known])
-            settings = [
+            chosen = [
                 choose_setting(policy, self._predictor, asked, image, seen.view(each.shape))
                 for (image, asked), each, seen in zip(pairs, known, on_cpu, strict=True)
                 if asked is not None
             ]
-        return settings, plan_images(visual, prompts, settings, keys, cosines)
+        settings = [setting for setting, _ in chosen]
+        plans = plan_images(visual, prompts, settings, keys, cosines)
+        return settings, [outside for _, outside in chosen], plans
 
 
 def _to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:

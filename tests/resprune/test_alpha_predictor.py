@@ -7,19 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resprune.alpha import FEATURE_NAMES, AlphaPredictor, nearest_first
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest, nearest_first
 from resprune.budget import Count, Energy, Ratio
 from resprune.errors import ConfigError
 
 F = len(FEATURE_NAMES)
 NAMES = ["noun_count", "colors", "map_gap"]
+FORM = "what _ is the _"
 COLUMNS = [FEATURE_NAMES.index(name) for name in NAMES]
 
 
 def example():
     """A linear budget, a forest budget of two trees, and a fixed one."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
+        "forms": [form_digest(FORM), form_digest("is there a _")],
         "features": NAMES,
         "center": [1.0, 0.5, 0.2],
         "scale": [2.0, 0.5, 0.1],
@@ -68,6 +70,15 @@ def rows(*values):
     return features
 
 
+def arms_of(predictor, x, budget):
+    """Arms of prompts of a known form."""
+    return predictor.arms_for(x, [FORM] * len(x), budget)
+
+
+def arm_of(predictor, row, budget):
+    return arms_of(predictor, row[None], budget)[0]
+
+
 @pytest.fixture
 def predictor():
     return AlphaPredictor.from_dict(example())
@@ -86,7 +97,7 @@ def test_linear_by_hand(predictor):
     losses = predictor.losses(rows((3.0, 1.0, 0.3)), 6)
     deviation = np.array([0.1 - 0.2 + 0.3 + 0.01, 0.1 + 0.05, -0.1 + 0.2 - 0.3 - 0.01])
     assert losses[0] == pytest.approx(np.array([0.5, 0.3, 0.4]) + 0.5 * deviation)
-    assert predictor.arm(rows((3.0, 1.0, 0.3))[0], 6) == 2
+    assert arm_of(predictor, rows((3.0, 1.0, 0.3))[0], 6) == 2
 
 
 def test_forest_by_hand(predictor):
@@ -94,13 +105,13 @@ def test_forest_by_hand(predictor):
     tree = np.array([[0.2, 0, 0], [0, 0, 0], [0, 0.1, -0.6]])
     expected = np.array([0.3, 0.3, 0.5]) + (tree + np.array([0.02, 0, 0])) / 2
     assert predictor.losses(x, 11) == pytest.approx(expected)
-    assert predictor.arms_for(x, 11).tolist() == [1, 1, 2]
-    assert predictor.arms_for(x, 11).dtype == np.int64
+    assert arms_of(predictor, x, 11).tolist() == [1, 1, 2]
+    assert arms_of(predictor, x, 11).dtype == np.int64
 
 
 def test_strength_zero_is_the_best_fixed_arm_for_everyone(predictor):
     x = np.random.default_rng(0).normal(size=(50, F)) * 10
-    assert set(predictor.arms_for(x, 0.2)) == {1}
+    assert set(arms_of(predictor, x, 0.2)) == {1}
 
 
 def test_tie_goes_to_the_arm_nearest_the_best_fixed_one():
@@ -116,9 +127,9 @@ def test_tie_goes_to_the_arm_nearest_the_best_fixed_one():
         "bias": [-0.1, 0.1, -0.1],
     }
     # 0.3, 0.4, 0.3: alpha 0 is 0.5 from the fixed 0.5, alpha 2 is 1.5
-    assert AlphaPredictor.from_dict(data).arm(np.zeros(F), 6) == 0
+    assert arm_of(AlphaPredictor.from_dict(data), np.zeros(F), 6) == 0
     data["arms"][1] = {"alpha": 1.5}
-    assert AlphaPredictor.from_dict(data).arm(np.zeros(F), 6) == 2
+    assert arm_of(AlphaPredictor.from_dict(data), np.zeros(F), 6) == 2
 
 
 def test_features_are_clipped_to_what_fitting_saw(predictor):
@@ -163,9 +174,17 @@ def test_wrong_width_of_features(predictor):
         predictor.losses(np.zeros((2, 3)), 6)
 
 
-def schema_1():
-    """The example as the schema before wrote it: a grid of alphas, numbers as budgets."""
+def schema_2():
+    """The example as the schema before wrote it: without forms."""
     data = example()
+    data["schema_version"] = 2
+    del data["forms"]
+    return data
+
+
+def schema_1():
+    """The example as the first schema wrote it: a grid of alphas, numbers as budgets."""
+    data = schema_2()
     data["schema_version"] = 1
     data["alphas"] = [arm["alpha"] for arm in data.pop("arms")]
     for entry, budget in zip(data["budgets"], (6, 11, 0.2), strict=True):
@@ -189,10 +208,71 @@ def edited(path, value):
     return data
 
 
-def test_schema_1_reads_as_the_same_predictor(predictor):
-    old = AlphaPredictor.from_dict(json.loads(json.dumps(schema_1())))
-    assert old.to_dict() == predictor.to_dict()
-    assert old.to_dict()["schema_version"] == 2
+@pytest.mark.parametrize("before", [schema_1, schema_2])
+def test_earlier_schemas_read_as_the_same_predictor_without_forms(predictor, before):
+    old = AlphaPredictor.from_dict(json.loads(json.dumps(before())))
+    assert old.to_dict() == {**predictor.to_dict(), "forms": None}
+    assert old.to_dict()["schema_version"] == 3
+    again = AlphaPredictor.from_dict(json.loads(json.dumps(old.to_dict())))
+    # they keep clipping: nothing is outside, whatever is asked
+    far = rows((1e9, -5.0, 1e9), (3.0, 1.0, 0.3))
+    for each in (old, again):
+        assert not each.outside(far, ["never seen", ""]).any()
+        least = each.losses(far, 6).argmin(axis=1)
+        assert each.arms_for(far, ["never seen", ""], 6).tolist() == least.tolist() == [2, 2]
+
+
+def test_a_prompt_outside_what_was_fitted_gets_the_best_fixed_arm(predictor):
+    inside = (3.0, 1.0, 0.3)  # arm 2 at budget 6; the fallback is arm 1
+    asked = [
+        (inside, FORM, False),
+        (inside, "is there a _", False),
+        (inside, "tell me the _", True),
+        (inside, "", True),
+        ((0.0, 0.0, 0.0), FORM, False),  # at the edges of all ranges
+        ((4.0, 2.0, 1.0), FORM, False),
+        ((4.19, 1.0, 0.3), FORM, False),  # 5 % of 4 beyond
+        ((4.21, 1.0, 0.3), FORM, True),
+        ((3.0, -0.09, 0.3), FORM, False),
+        ((3.0, -0.11, 0.3), FORM, True),
+        ((3.0, 1.0, 1e300), FORM, True),
+    ]
+    x = rows(*(values for values, _, _ in asked))
+    forms = [form for _, form, _ in asked]
+    expected = [outside for _, _, outside in asked]
+    assert predictor.outside(x, forms).tolist() == expected
+    least = predictor.losses(x, 6).argmin(axis=1)
+    assert set(least[:4]) == {2}
+    arms = predictor.arms_for(x, forms, 6)
+    assert arms.tolist() == [1 if out else arm for out, arm in zip(expected, least, strict=True)]
+
+
+def test_a_feature_out_of_use_is_not_looked_at(predictor):
+    x = rows((3.0, 1.0, 0.3))
+    x[:, FEATURE_NAMES.index("log_words")] = 1e6
+    assert not predictor.outside(x, [FORM])[0]
+
+
+def test_a_feature_that_never_varied_may_differ_by_rounding_alone():
+    data = example()
+    data["low"][0] = data["high"][0] = 2.0
+    predictor = AlphaPredictor.from_dict(data)
+    x = rows((2.0 + 1e-12, 1.0, 0.3), (2.001, 1.0, 0.3))
+    assert predictor.outside(x, [FORM] * 2).tolist() == [False, True]
+
+
+def test_a_missing_image_is_not_outside_the_range_of_the_map():
+    data = example()
+    data["low"][2] = 0.15  # a flat map has a gap of 0
+    predictor = AlphaPredictor.from_dict(data)
+    x = rows((3.0, 1.0, 0.0), (3.0, 1.0, 0.0))
+    x[0, FEATURE_NAMES.index("map_missing")] = 1
+    assert predictor.outside(x, [FORM] * 2).tolist() == [False, True]
+
+
+def test_as_many_forms_as_rows(predictor):
+    with pytest.raises(ConfigError, match="1 question forms for 2 rows"):
+        predictor.arms_for(np.zeros((2, F)), [FORM], 6)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +321,7 @@ def test_alpha_arms_are_what_schema_1_chose(seed, data):
     losses = means + entry["strength"] * (z @ weights + bias)
     assert np.array_equal(predictor.losses(x, 6), losses)
     fixed = grid[means.argmin()]
-    for row, chosen in zip(losses, predictor.arms_for(x, 6), strict=True):
+    for row, chosen in zip(losses, arms_of(predictor, x, 6), strict=True):
         least = min(np.round(row, 12))
         tied = [alpha for alpha, loss in zip(grid, np.round(row, 12), strict=True) if loss == least]
         assert grid[chosen] == min(tied, key=lambda alpha: (abs(alpha - fixed), alpha))
@@ -275,7 +355,7 @@ def test_wider_arms_and_energy_budgets():
     assert predictor.arms[4] == {"alpha": 0.5, "seed_strategy": "relevance"}
     assert predictor.fallback(budget) == 1
     # alpha 0 is 0.5 away with the fallback's seed; arm 4 has its alpha and another seed
-    assert predictor.arm(np.zeros(F), budget) == 0
+    assert arm_of(predictor, np.zeros(F), budget) == 0
     again = AlphaPredictor.from_dict(json.loads(json.dumps(predictor.to_dict())))
     assert again.to_dict() == predictor.to_dict()
 
@@ -286,9 +366,12 @@ LINEAR, FOREST = ("budgets", 0, "model"), ("budgets", 1, "model")
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema_version",), 3, "schema_version 3 is newer.*upgrade"),
+        (("schema_version",), 4, "schema_version 4 is newer.*upgrade"),
         (("schema_version",), "1", "schema_version: .*integer.*'1'"),
         (("arms",), KeyError, "key 'arms' is missing"),
+        (("forms",), KeyError, "key 'forms' is missing"),
+        (("forms",), ["what _ is the _"], r"forms\[0\]: "),
+        (("forms", 0), "0123456789ABCDEF", r"forms\[0\]: "),
         (("arm",), [1], "unknown key 'arm'. Did you mean 'arms'"),
         (("arms",), [], "arms: .*at least 1"),
         (("arms",), [{"alpha": i / 8} for i in range(65)], "arms: .*at most 64"),
@@ -393,7 +476,7 @@ def read_and_ask(data):
     x[0], x[1] = 1e300, -1e300
     for budget in predictor.budgets:
         assert np.isfinite(predictor.losses(x, budget)).all()
-        arms = predictor.arms_for(x, budget)
+        arms = predictor.arms_for(x, [FORM, ""] * 4, budget)
         assert ((arms >= 0) & (arms < len(predictor.arms))).all()
 
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 import resprune
 from resprune import Adaptive, PruningConfig, Setting, methods
-from resprune.alpha import AlphaPredictor
+from resprune.alpha import AlphaPredictor, form_digest
 from resprune.attaching.call import Call
 from resprune.config import BackboneRef
 from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
@@ -248,7 +248,9 @@ def test_a_method_that_changes_the_image_is_refused(case: Case) -> None:
 # -- adaptive policies -------------------------------------------------------------------------
 
 
-def predictor(losses: Sequence[float], strength: float) -> AlphaPredictor:
+def predictor(
+    losses: Sequence[float], strength: float, forms: Sequence[str] | None = None
+) -> AlphaPredictor:
     """Trust nothing, or let the count of nouns decide: few want the last arm, many the first."""
     linear = {
         "kind": "linear",
@@ -258,25 +260,31 @@ def predictor(losses: Sequence[float], strength: float) -> AlphaPredictor:
     }
     return AlphaPredictor.from_dict(
         {
-            "schema_version": 1,
+            "schema_version": 3,
+            "forms": None if forms is None else [form_digest(form) for form in forms],
             "features": ["noun_count"],
             "center": [0.0],
             "scale": [1.0],
             "low": [0.0],
             "high": [9.0],
-            "alphas": [0.0, 0.5, 4.0],
+            "arms": [{"alpha": alpha} for alpha in (0.0, 0.5, 4.0)],
             "budgets": [
-                {"budget": 5, "mean_losses": list(losses), "strength": strength, "model": linear}
+                {
+                    "budget": {"count": 5},
+                    "mean_losses": list(losses),
+                    "strength": strength,
+                    "model": linear,
+                }
             ],
         }
     )
 
 
-def adaptive(strength: float = 1.0) -> PruningConfig:
+def adaptive(strength: float = 1.0, forms: Sequence[str] | None = None) -> PruningConfig:
     arms = [ROWS[0].with_options(alpha=alpha) for alpha in (0.0, 0.5, 4.0)]
     policy = Adaptive(arms=arms, fallback=1)
     return PruningConfig.from_dict(
-        {"table": [policy], "default": 5}, predictor=predictor([0.2, 0.1, 0.2], strength)
+        {"table": [policy], "default": 5}, predictor=predictor([0.2, 0.1, 0.2], strength, forms)
     )
 
 
@@ -305,6 +313,28 @@ def test_an_adaptive_policy_chooses_an_arm_for_each_prompt(case: Case) -> None:
             assert attachment.last is not None
             for row in rows:
                 assert attachment.last.order[row].tolist() == orders[row]
+
+
+def test_a_prompt_of_an_unseen_form_gets_the_fallback_and_is_counted(case: Case) -> None:
+    """One row is worded as in fitting and has two images' worth of prompts; the other is not."""
+    inputs = case.inputs([0], [1, 2])
+    known, other = "Where is the cat?", "Is the dog left of the table on the street?"
+    config = adaptive(forms=["where is the _"])
+    with resprune.attach(case.model, case.processor, config) as attachment:
+        assert attachment.fallbacks == 0
+        greedy(case.model, inputs, query=[known, other])
+        record = attachment.last
+        assert record is not None
+        assert record.outside == [False, True, True]
+        assert [each.option("alpha") for each in record.settings] == [0.0, 0.5, 0.5]
+        assert attachment.fallbacks == 2
+        case.model(**inputs, query=[other, known])
+        assert attachment.last is not None
+        assert attachment.last.outside == [True, False, False]
+        assert attachment.fallbacks == 3
+        # a setting of the call's own is no fallback
+        greedy(case.model, inputs, query=other, alpha=4.0)
+        assert attachment.fallbacks == 3
 
 
 def test_a_predictor_that_is_not_trusted_serves_the_fallback(case: Case) -> None:

@@ -685,7 +685,7 @@ def test_an_export_of_schema_1_chooses_the_alphas_it_did(tmp_path):
         config = PruningConfig.from_pretrained(folder)
         for budget, alphas in ((11, [0.0, 0.5, 0.0, 2.0, 2.0]), (0.11, [0.0] * 5)):
             policy = config.policy(budget)
-            arms = [config.predictor.arm(each, policy.budget) for each in features]
+            arms = config.predictor.arms_for(features, [""] * len(features), policy.budget)
             assert [policy.arms[arm].option("alpha") for arm in arms] == alphas
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from resprune import methods
-from resprune.alpha import prompt_features
+from resprune.alpha import prompt_features, question_form
 from resprune.backbones import VisualTokens, for_model
 from resprune.budget import Energy
 from resprune.errors import ConfigError, ResPruneError
@@ -365,22 +365,27 @@ class _Predictor:
     """Stands for a fitted predictor."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[np.ndarray, Any]] = []
+        self.seen: list[tuple[np.ndarray, list[str], Any]] = []
 
-    def arm(self, features: np.ndarray, budget: Any) -> int:
-        self.seen.append((features, budget))
-        return 2
+    def arms_for(self, features: np.ndarray, forms: list[str], budget: Any) -> np.ndarray:
+        self.seen.append((features, forms, budget))
+        return np.array([2])
+
+    def outside(self, features: np.ndarray, forms: list[str]) -> np.ndarray:
+        self.seen.append((features, forms, None))
+        return np.array([True])
 
 
 def test_an_adaptive_policy_reads_the_prompt(dog: Prompt, visual: VisualTokens) -> None:
     predictor: Any = _Predictor()
     arms = tuple(Setting.of("resprune", 5, alpha=alpha) for alpha in (0.0, 0.5, 2.5))
     policy = Adaptive(arms=arms, fallback=0)
-    assert choose_setting(policy, predictor, dog, visual) == arms[2]
+    assert choose_setting(policy, predictor, dog, visual) == (arms[2], True)
     expected = prompt_features(dog.context(cosines_of(visual, dog)))
-    [(features, budget)] = predictor.seen
-    np.testing.assert_allclose(features, expected)
-    assert budget == policy.budget
-    assert choose_setting(arms[1], None, dog, visual) is arms[1]
+    for features, forms, _ in predictor.seen:
+        np.testing.assert_allclose(features, expected[None])
+        assert forms == [question_form(dog.question, dog.tags)] != [""]
+    assert [budget for *_, budget in predictor.seen] == [policy.budget, None]
+    assert choose_setting(arms[1], None, dog, visual) == (arms[1], False)
     with pytest.raises(ConfigError, match=r"budget 5 is adaptive and there is no alpha_predictor"):
         choose_setting(policy, None, dog, visual)

@@ -171,6 +171,7 @@ def synthetic_results():
                 "group_minus_fixed": comparison(gain * 1.2, 0.006, "the best fixed arm"),
                 "oracle_minus_fixed": interval(0.16, 0.009),
                 "strength": 0.9,
+                "outside": 12,
                 "chosen": [40 + 90 * i % 170 for i in range(len(ALPHAS))],
             }
         )

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from resprune import PruningConfig, Setting, attach
-from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest, question_form
 from resprune.errors import ConfigError, ResPruneError
 from resprune.testing.tiny import tiny_llava as make_tiny
 from tuner import predict as module
@@ -75,7 +75,7 @@ def test_both_answers_are_the_models_own(saved, config_dir, photo, budget, row, 
     assert (result.tokens_kept, result.visual_tokens) == (count, 16)
     assert len(result.kept) == count
     assert result.same == (result.pruned.text.lower() == result.unpruned.text.lower())
-    assert (result.setting, result.adaptive) == (ROWS[row], False)
+    assert (result.setting, result.adaptive, result.outside) == (ROWS[row], False, False)
     assert ("dog" in result.nouns) == (result.setting.method == "resprune")
     assert result.question == QUESTION
     assert result.pruned.seconds > 0 < result.unpruned.seconds
@@ -83,17 +83,33 @@ def test_both_answers_are_the_models_own(saved, config_dir, photo, budget, row, 
     assert type(result).model_validate_json(result.model_dump_json()) == result
 
 
-def test_the_arm_of_the_prompt_is_said(saved, tmp_path, photo):
+def digest_of(question):
+    return form_digest(question_form(question, NounExtractor().content_tags(question)))
+
+
+@pytest.mark.parametrize(
+    ("forms", "said"),
+    [
+        (None, "alpha 2, seed l2_norm (chosen for this prompt)"),
+        ([QUESTION], "alpha 2, seed l2_norm (chosen for this prompt)"),
+        (
+            ["Never asked."],
+            "alpha 2, seed l2_norm (not a prompt like those it was fitted on: one setting)",
+        ),
+    ],
+)
+def test_the_arm_of_the_prompt_is_said(saved, tmp_path, photo, forms, said):
     """A predictor that trusts nothing serves the best fixed arm."""
     arms = [ROWS[0].with_options(alpha=alpha) for alpha in (0.0, 2.0)]
-    numbers = {"center": [0.0], "scale": [1.0], "low": [0.0], "high": [1.0]}
-    budget = {"budget": 5, "mean_losses": [0.3, 0.2], "strength": 0.0, "model": None}
+    numbers = {"center": [0.0], "scale": [1.0], "low": [0.0], "high": [9.0]}
+    budget = {"budget": {"count": 5}, "mean_losses": [0.3, 0.2], "strength": 0.0, "model": None}
     predictor = AlphaPredictor.from_dict(
         {
-            "schema_version": 1,
+            "schema_version": 3,
+            "forms": None if forms is None else [digest_of(question) for question in forms],
             "features": [FEATURE_NAMES[0]],
             **numbers,
-            "alphas": [0.0, 2.0],
+            "arms": [{"alpha": 0.0}, {"alpha": 2.0}],
             "budgets": [budget],
         }
     )
@@ -101,9 +117,10 @@ def test_the_arm_of_the_prompt_is_said(saved, tmp_path, photo):
     PruningConfig.from_dict(data, predictor=predictor).save_pretrained(tmp_path / "c")
     result = predict(tmp_path / "c", photo, QUESTION, model=str(saved[0]), max_new_tokens=1)
     assert (result.setting, result.adaptive) == (arms[1], True)
+    assert result.outside == (forms == ["Never asked."])
     console = Console(record=True, width=200)
     show_prediction(result, console)
-    assert "alpha 2, seed l2_norm (chosen for this prompt)" in console.export_text()
+    assert said in console.export_text()
 
 
 def test_kept_tokens_are_drawn_where_they_lie(config_dir, photo, tmp_path):

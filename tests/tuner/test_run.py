@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resprune import PruningConfig, attach
-from resprune.alpha import FEATURE_NAMES, AlphaPredictor
+from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest
 from resprune.budget import Energy
 from resprune.errors import ResPruneError, StudyError
 from resprune.setting import Adaptive, Setting
@@ -371,13 +371,14 @@ def test_a_study_by_hand_equals_attach(opened, tmp_path, setting):
     assert [r.kept[0].tolist() for r in records] == [plan.kept.tolist() for plan in plans]
 
 
-def made_up_predictor(features, arms, budget):
-    """A predictor that gives different prompts different arms."""
+def made_up_predictor(features, forms, arms, budget):
+    """A predictor that gives different prompts different arms, and knows some forms."""
     count, width = len(arms), features.shape[1]
     rng = np.random.default_rng(0)
     return AlphaPredictor.from_dict(
         {
-            "schema_version": 2,
+            "schema_version": 3,
+            "forms": sorted(map(form_digest, forms)),
             "features": list(FEATURE_NAMES),
             "center": features.mean(axis=0).tolist(),
             "scale": (features.std(axis=0) + 0.1).tolist(),
@@ -408,16 +409,22 @@ def test_an_adaptive_study_by_hand_equals_attach(opened, tmp_path, vary):
     if vary == "seed_strategy":
         arms = [{"alpha": 0.5, "seed_strategy": s} for s in ("cls_attention", "relevance")]
     features = split.features()
-    predictor = made_up_predictor(features, arms, 11)
+    forms = split.forms()
+    known = sorted(set(forms))[::2]
+    predictor = made_up_predictor(features, known, arms, 11)
     base = Setting.of("resprune", 11, seed_strategy="cls_attention")
     policy = Adaptive(arms=tuple(base.with_options(**arm) for arm in arms), fallback=0)
     data = {"default": 11, "table": [policy]}
     PruningConfig.from_dict(data, predictor=predictor).save_pretrained(tmp_path)
-    chosen = predictor.arms_for(features, policy.budget)
+    chosen = predictor.arms_for(features, forms, policy.budget)
+    outside = [form not in known for form in forms]
+    assert {True, False} == set(outside)
+    assert set(chosen[outside].tolist()) == {predictor.fallback(11)}
     assert len(set(chosen.tolist())) > 1
     plans = plans_by_prompt(split, policy, chosen)
     served, records = answers_of_attach(opened, PruningConfig.from_pretrained(tmp_path), 11)
     assert split.answers([plans]) == [served]
+    assert [record.outside for record in records] == [[each] for each in outside]
     for record, arm, plan in zip(records, chosen.tolist(), plans, strict=True):
         assert record.settings == [policy.arms[arm]]
         assert record.kept[0].tolist() == plan.kept.tolist()

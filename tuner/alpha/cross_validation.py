@@ -1,9 +1,18 @@
-"""Which regressor and strength a budget gets: cross-validation over whole images, with a guard."""
+"""What each regressor and strength gains on prompts that it was not fitted on.
+
+Folds are taken in an order, and each is predicted by what was fitted on the folds before it.
+Ordinary cross-validation fits on the others of each fold, so any two folds tell on each other
+twice, once each way: where nothing is to be gained, gains of two folds are then the same product
+of the same two chances, and the variance of their sum is up to twice what the samples show. In one
+direction each fold's gain has mean zero given all that came before, whatever the regressor, and the
+variances add up (prequential validation: Dawid 1984).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -11,41 +20,43 @@ import numpy.typing as npt
 from resprune.alpha import Arm, least, nearest_first
 from resprune.budget import Budget
 from tuner.alpha.candidates import CANDIDATES, fit_candidate
+from tuner.alpha.guard import Evidence, weigh
 from tuner.alpha.scaling import Scaler
-from tuner.results.statistics import standard_error
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Strengths tried beside 0, the best fixed arm."""
-GUARD = 1.64
-"""Standard errors by which the best try must beat the best fixed arm, or strength 0 is chosen. More
-than one, since the best of several tries looks better than it is."""
 FOLDS = 5
 
-_REPEATS = 2
+
+def tries() -> list[tuple[str, float]]:
+    """Return every candidate and strength, from the simplest."""
+    return list(product(CANDIDATES, STRENGTHS))
 
 
 @dataclass(frozen=True)
-class CvRow:
-    """One try of the cross-validation.
+class Gains:
+    """Out-of-fold gains over the best fixed arm of the folds fitted on.
 
     Attributes:
-        budget: Visual tokens kept.
-        candidate: Regressor, a key of `tuner.alpha.candidates.CANDIDATES`.
-        strength: Trust in its predictions.
-        gain: Mean loss of the best fixed arm minus that of the predicted ones, out of fold.
-        standard_error: Of the gain, over images.
-        chosen: Whether it became the budget's model.
+        by_budget: By budget, (2, tries, N): along the order of folds, and against it; 0 where a
+            sample was not predicted.
+        tested: (2, N) which samples were predicted.
+        groups: (N,) group of each sample, whole in a fold.
     """
 
-    budget: Budget
-    candidate: str
-    strength: float
-    gain: float
-    standard_error: float
-    chosen: bool = False
+    by_budget: dict[Budget, Floats]
+    tested: Bools
+    groups: Ints
+
+    def evidence(self, seed: int) -> dict[Budget, list[Evidence]]:
+        """Test every try at every budget, all together; by budget in the order of `tries`."""
+        found = weigh(np.concatenate([*self.by_budget.values()], 1), self.tested, self.groups, seed)
+        count = len(tries())
+        return {b: found[i * count :][:count] for i, b in enumerate(self.by_budget)}
 
 
 def cross_validate(
@@ -55,63 +66,41 @@ def cross_validate(
     arms: Sequence[Arm],
     groups: Ints,
     seed: int,
-) -> dict[Budget, Floats]:
-    """Score every candidate and strength out of fold.
+) -> Gains:
+    """Score every try on folds of whole groups, each from the folds before it.
 
     Args:
         x: (N, F) features.
         losses: By budget, (N, A), which decide.
         smooth: By budget, (N, A) surrogate, which is fitted on; or empty.
         arms: A arms.
-        groups: (N,) image of each sample, from 0.
+        groups: (N,) group of each sample, from 0: its image, or its wording.
         seed: Draws folds and trees.
 
     Returns:
-        By budget, each sample's gain over the best fixed arm: (candidates, strengths, N).
+        The gains of both directions.
     """
     n = len(x)
-    gains = {b: np.zeros((len(CANDIDATES), len(STRENGTHS), n)) for b in losses}
-    for repeat in range(_REPEATS):
-        folds = grouped_folds(groups, FOLDS, seed + repeat)
-        for fold in range(FOLDS):
-            train, test = folds != fold, folds == fold
-            scaler = Scaler.of(x[train])
-            z, held = scaler(x[train]), scaler(x[test])
-            fit_losses = {b: loss[train] for b, loss in losses.items()}
-            fit_smooth = {b: loss[train] for b, loss in smooth.items()}
-            for t, name in enumerate(CANDIDATES):
-                trees = seed + 101 * repeat + fold
-                regressors = fit_candidate(name, z, fit_losses, fit_smooth, trees)
-                for (b, loss), regressor in zip(losses.items(), regressors, strict=True):
-                    means = fit_losses[b].mean(axis=0)
-                    gains[b][t][:, test] += _gains(means, regressor.predict(held), loss[test], arms)
-    return {b: gain / _REPEATS for b, gain in gains.items()}
-
-
-def choose(budget: Budget, gains: Floats, groups: Ints) -> tuple[list[CvRow], CvRow | None]:
-    """Tabulate the tries and choose one, or None for the best fixed arm.
-
-    The best on average is taken (ties: the simpler regressor, the smaller strength) if it beats
-    the best fixed arm by `GUARD` standard errors.
-
-    Args:
-        budget: Visual tokens kept.
-        gains: (candidates, strengths, N).
-        groups: (N,) image of each sample.
-
-    Returns:
-        Every try, and the chosen one.
-    """
-    table = [
-        CvRow(budget, name, strength, float(gain.mean()), standard_error(gain, None, groups))
-        for name, per_strength in zip(CANDIDATES, gains, strict=True)
-        for strength, gain in zip(STRENGTHS, per_strength, strict=True)
-    ]
-    best = int(np.argmax([row.gain for row in table]))
-    if table[best].gain <= GUARD * table[best].standard_error:
-        return table, None
-    table[best] = replace(table[best], chosen=True)
-    return table, table[best]
+    folds = grouped_folds(groups, FOLDS, seed)
+    gains = {b: np.zeros((2, len(tries()), n)) for b in losses}
+    tested = np.zeros((2, n), dtype=np.bool_)
+    for direction, place in product((0, 1), range(1, FOLDS)):
+        order = folds if direction == 0 else FOLDS - 1 - folds
+        train, test = order < place, order == place
+        tested[direction] |= test
+        scaler = Scaler.of(x[train])
+        z, held = scaler(x[train]), scaler(x[test])
+        fit_losses = {b: loss[train] for b, loss in losses.items()}
+        fit_smooth = {b: loss[train] for b, loss in smooth.items()}
+        for t, name in enumerate(CANDIDATES):
+            trees = seed + 101 * direction + place
+            regressors = fit_candidate(name, z, fit_losses, fit_smooth, trees)
+            rows = slice(t * len(STRENGTHS), (t + 1) * len(STRENGTHS))
+            for (b, loss), regressor in zip(losses.items(), regressors, strict=True):
+                means = fit_losses[b].mean(axis=0)
+                found = _gains(means, regressor.predict(held), loss[test], arms)
+                gains[b][direction][rows, test] = found
+    return Gains(gains, tested, groups)
 
 
 def grouped_folds(groups: Ints, folds: int, seed: int) -> Ints:

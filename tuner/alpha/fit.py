@@ -3,7 +3,7 @@
 A decision problem: which arm is best for one sample is mostly noise, so nothing is regressed to
 that. The loss of every arm is predicted from the prompt's features, shrunk towards the split's
 means, and the arm of least predicted loss is taken. Regressor and strength are chosen per budget by
-cross-validation over images, with guards that fall back to the best fixed arm.
+cross-validation over images and over wordings; where no gain is shown, the best fixed arm serves.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from resprune.alpha import (
     BudgetModel,
     PredictorData,
     Regressor,
+    form_digest,
 )
 from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.validation import explain
+from tuner.alpha.adoption import MIN_FORMS, CvRow, adopt
 from tuner.alpha.candidates import fit_candidate
-from tuner.alpha.cross_validation import FOLDS, CvRow, choose, cross_validate
+from tuner.alpha.cross_validation import FOLDS, cross_validate
+from tuner.alpha.guard import Evidence
 from tuner.alpha.scaling import Scaler
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +43,7 @@ class AlphaFit:
     Attributes:
         predictor: Ready to be exported.
         strengths: By budget; 0 where it falls back to the best fixed arm.
+        reasons: By budget, why it falls back; empty where it does not.
         cv: Every try, per budget.
         feature_weights: Mean change of a predicted loss when one feature is shuffled among the
             fit split, over budgets, in units of the loss; features never used are 0.
@@ -47,6 +51,7 @@ class AlphaFit:
 
     predictor: AlphaPredictor
     strengths: dict[Budget, float]
+    reasons: dict[Budget, str]
     cv: tuple[CvRow, ...]
     feature_weights: dict[str, float]
 
@@ -57,6 +62,7 @@ def fit_alpha(
     arms: Sequence[Mapping[str, float | str]],
     clusters: npt.ArrayLike,
     *,
+    forms: Sequence[str],
     seed: int,
     surrogate: Mapping[Budget, npt.ArrayLike] | None = None,
 ) -> AlphaFit:
@@ -67,7 +73,9 @@ def fit_alpha(
         losses: By budget, (N, A) loss of each sample at each arm: 1 - score, which decides.
         arms: A arms: values of the same per-prompt options; ties go to the earlier.
         clusters: (N,) image of each sample; folds and standard errors keep images whole.
-        seed: Draws folds and trees.
+        forms: N question forms (`resprune.alpha.question_form`): the wordings that are served by
+            prompt; any other gets the best fixed arm.
+        seed: Draws folds, trees and the signs of the test.
         surrogate: By budget, (N, A) smoother losses (negative log-likelihoods, clipped), which
             regressors are fitted on in equal parts with the losses but which never decide; or
             None.
@@ -77,7 +85,7 @@ def fit_alpha(
 
     Raises:
         StudyError: Shapes do not match, values are not finite, arms that are not distinct values
-            of the same options, or too few images.
+            of the same options, not one form a sample, or too few images.
     """
     x = _matrix(features, "features", None, len(FEATURE_NAMES))
     n = len(x)
@@ -101,15 +109,27 @@ def fit_alpha(
             f"label a sample and at least {2 * FOLDS} images: enlarge the fit split"
         )
 
-    gains = cross_validate(x, y, smooth, family, groups, seed)
+    wordings, form_of = np.unique(np.asarray(forms, dtype=np.str_), return_inverse=True)
+    if form_of.shape != (n,):
+        raise StudyError(f"alpha fit: {len(forms)} question forms for {n} samples; give one each")
+
+    by_image = cross_validate(x, y, smooth, family, groups, seed).evidence(seed)
+    by_wording: dict[Budget, list[Evidence]] = {}
+    if len(wordings) >= MIN_FORMS:
+        by_wording = cross_validate(x, y, smooth, family, form_of, seed).evidence(seed)
     scaler = Scaler.of(x)
     z = scaler(x)
     fitted: dict[str, list[Regressor]] = {}
     rows: list[CvRow] = []
+    reasons: dict[Budget, str] = {}
     models: list[BudgetModel] = []
+    images = int(groups.max()) + 1
     for i, (budget, loss) in enumerate(y.items()):
-        table, best = choose(budget, gains[budget], groups)
+        table, reasons[budget] = adopt(
+            budget, by_image[budget], by_wording.get(budget), images, len(wordings)
+        )
         rows += table
+        best = next((row for row in table if row.chosen), None)
         if best is not None and best.candidate not in fitted:
             fitted[best.candidate] = fit_candidate(best.candidate, z, y, smooth, seed)
         models.append(
@@ -128,12 +148,14 @@ def fit_alpha(
             low=scaler.low,
             high=scaler.high,
             arms=family,
+            forms=sorted(map(form_digest, wordings.tolist())),
             budgets=models,
         )
     )
     return AlphaFit(
         predictor,
         {model.budget: model.strength for model in models},
+        reasons,
         tuple(rows),
         _feature_weights(predictor, x, seed),
     )

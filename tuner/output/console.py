@@ -124,6 +124,8 @@ def show_prediction(result: PredictResult, console: Console) -> None:
     console.print(table, markup=False)
     nouns = ", ".join(result.nouns) or "none"
     how = " (chosen for this prompt)" if result.adaptive else ""
+    if result.outside:
+        how = " (not a prompt like those it was fitted on: one setting)"
     console.print(f"nouns: {nouns}; {policy_text(result.setting)}{how}", markup=False)
     console.print(f"kept: {result.kept}", markup=False)
     if result.drawn is not None:

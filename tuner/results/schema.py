@@ -151,6 +151,8 @@ class AdaptiveRow(_Row):
         group_minus_fixed: Minus ``best_fixed``.
         oracle_minus_fixed: Minus ``best_fixed``; no verdict, since it cannot be below.
         strength: Trust in the predictor, 0 (the fallback for every prompt) to 1.
+        outside: How many report samples got the fallback since their prompt is unlike those that
+            the predictor was fitted on.
         chosen: How many samples each arm was chosen for.
     """
 
@@ -166,6 +168,7 @@ class AdaptiveRow(_Row):
     group_minus_fixed: Comparison
     oracle_minus_fixed: Interval
     strength: float
+    outside: int
     chosen: list[int]
 
 

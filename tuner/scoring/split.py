@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resprune import methods
-from resprune.alpha import prompt_features
+from resprune.alpha import prompt_features, question_form
 from resprune.backbones import VisualTokens
 from resprune.budget import Energy
 from resprune.errors import StudyError
@@ -119,6 +119,11 @@ class Split:
             prompt = self.prompt(i)
             rows.append(prompt_features(prompt.context(cosines_of(self.visual(i), prompt))))
         return np.stack(rows)
+
+    def forms(self) -> list[str]:
+        """Return the question form of each sample."""
+        prompts = (self.prompt(i) for i in range(len(self)))
+        return [question_form(prompt.question, prompt.tags) for prompt in prompts]
 
     # -- policies -> scores -------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Fitted:
     scores: dict[Budget, Floats]
 
     def gains(self, budget: Budget) -> bool:
-        """Say whether choosing by prompt gained in cross-validation."""
+        """Say whether choosing by prompt is adopted: its gain was shown on the fit split."""
         return self.fit.strengths.get(budget, 0.0) > 0
 
 
@@ -71,6 +71,7 @@ def fit_adaptive(opened: OpenedStudy, chosen: Mapping[Budget, Setting]) -> Fitte
         {budget: metric.losses(table).T for budget, table in scores.items()},
         arms,
         split.images,
+        forms=split.forms(),
         seed=opened.seed,
         surrogate=smooth or None,
     )
@@ -126,9 +127,23 @@ def fit_curves(opened: OpenedStudy, fitted: Fitted) -> list[Curve]:
     return found
 
 
-def chosen_arms(fitted: Fitted, budget: Budget, features: Floats) -> Ints:
-    """Return the arm that the predictor chooses for each row of features (N, F), shape (N,)."""
-    return fitted.fit.predictor.arms_for(features, budget)
+def chosen_arms(
+    fitted: Fitted, budget: Budget, features: Floats, forms: Sequence[str]
+) -> tuple[Ints, int]:
+    """Choose an arm for each prompt, as `resprune.attach` does.
+
+    Args:
+        fitted: The predictor.
+        budget: The budget.
+        features: (N, F) rows of `resprune.alpha.prompt_features`.
+        forms: N question forms.
+
+    Returns:
+        (N,) arms, and how many prompts got the fallback since they are unlike those fitted on.
+    """
+    predictor = fitted.fit.predictor
+    outside = int(predictor.outside(features, forms).sum())
+    return predictor.arms_for(features, forms, budget), outside
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def policy_scores(
     if isinstance(policy, Setting):
         return split.score(policy)
     assert predictor is not None
-    arms = predictor.arms_for(split.features(), policy.budget)
+    arms = predictor.arms_for(split.features(), split.forms(), policy.budget)
     scores: Floats = split.score_plans([plans_by_prompt(split, policy, arms)])[0]
     return scores
 

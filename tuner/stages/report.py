@@ -59,6 +59,7 @@ class _ByPrompt:
     policy: Adaptive
     scores: Floats
     arms: list[int]
+    outside: int
     bounds: Bounds
 
 
@@ -87,13 +88,13 @@ def report_split(
         deployed = Panel("tuned", [setting] * len(split), split.plans([setting])[0])
         if fitted is not None and features is not None and fitted.gains(budget):
             policy = fitted.policies[budget]
-            arms = chosen_arms(fitted, budget, features)
+            arms, outside = chosen_arms(fitted, budget, features, split.forms())
             plans = plans_by_prompt(split, policy, arms)
             scores = split.score_plans([plans])[0]
             scored.append(("adaptive", policy, scores))
             deployed = Panel("adaptive", [policy.arms[arm] for arm in arms.tolist()], plans)
             bounds = bounds_of(opened, fitted, budget, split.scores(policy.arms))
-            by_prompt[budget] = _ByPrompt(policy, scores, arms.tolist(), bounds)
+            by_prompt[budget] = _ByPrompt(policy, scores, arms.tolist(), outside, bounds)
         paper = opened.paper(budget)
         default = Panel("paper-default", [paper] * len(split), split.plans([paper])[0])
         panels[budget] = [deployed, default]
@@ -220,6 +221,7 @@ def _adaptive_row(
         group_minus_fixed=judged["adaptive", budget, "group"],
         oracle_minus_fixed=intervals.of(bounds.oracle, bounds.fixed),
         strength=fitted.fit.strengths[budget],
+        outside=each.outside,
         chosen=np.bincount(each.arms, minlength=len(policy.arms)).tolist(),
     )
 
@@ -245,8 +247,9 @@ def verdicts(reported: Reported, budgets: Sequence[Budget], fitted: Fitted | Non
     same = [budget for budget in budgets if budget not in reported.adaptive]
     if fitted is not None and same:
         found.append(
-            f"One setting serves all prompts at the budgets {', '.join(map(str, same))}: choosing "
-            "by prompt was not adopted there."
+            "One setting serves all prompts at the budgets "
+            + ", ".join(f"{b} ({fitted.fit.reasons.get(b, 'not fitted')})" for b in same)
+            + "."
         )
     return found
 
