@@ -14,22 +14,18 @@ from resprune.backbones import Backbone
 from resprune.budget import Count, Energy, Ratio
 from resprune.errors import StudyError
 from resprune.plan import needs_of, signals_of
-from resprune.prompt import PromptReader
 from resprune.setting import Setting, paper_default
 from tuner import tasks
 from tuner.progress import Progress, Silent
 from tuner.results.statistics import Intervals
-from tuner.scoring import metrics
-from tuner.scoring.model import fingerprint, load_backbone, share_cores
-from tuner.scoring.outcomes import Outcomes
-from tuner.scoring.split import Bench, Split
-from tuner.scoring.visual import VisualCache
+from tuner.scoring.bench import Bench
+from tuner.scoring.model import load_backbone
+from tuner.scoring.split import Split
 from tuner.search.space import Space
+from tuner.stages.claim import claim_test
 from tuner.study import StudyConfig
 from tuner.tasks import Sample, Task
 
-OUTCOMES_FILE = "outcomes.sqlite"
-CACHE_FOLDER = "cache"
 Budgets = Count | Ratio | Energy
 
 
@@ -49,6 +45,7 @@ class OpenedStudy:
         progress: Told how it gets on.
         backbone: The model.
         samples: Samples by split.
+        claim_test: What is claimed and how it is tested, or None.
         extractor: The noun pipeline.
         spaces: What is tried, by method.
         seconds: Time by stage.
@@ -66,24 +63,17 @@ class OpenedStudy:
         with self.stage("load"):
             task = tasks.make(study.task)
             self.samples = load_samples(study, task)
+            self.claim_test = claim_test(study, task, self.samples.get("certify", ()))
             self.backbone: Backbone = load_backbone(study.backbone)
-            workers = share_cores(self.backbone)
             check_model(study, self.backbone)
             self.extractor = NounExtractor()
-            key = fingerprint(self.backbone.model, self.backbone.processor)
-            outcomes = Outcomes(run_dir / OUTCOMES_FILE)
-            self.bench = Bench(
-                backbone=self.backbone,
-                model_key=key,
-                task=task,
-                metric=metrics.get(study.task.metric),
-                visual=VisualCache(
-                    run_dir / CACHE_FOLDER, self.backbone, key, self.backbone.seed_signals
-                ),
-                outcomes=outcomes,
-                reader=PromptReader(self.backbone, self.extractor),
+            self.bench = Bench.open(
+                self.backbone,
+                task,
+                study.task.metric,
+                run_dir,
+                self.extractor,
                 batch_size=study.backbone.batch_size,
-                workers=workers,
                 progress=self.progress.step,
             )
         self.spaces = {

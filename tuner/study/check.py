@@ -12,6 +12,7 @@ from resprune.budget import Count
 from resprune.errors import ResPruneError
 from tuner import tasks
 from tuner.scoring.model import is_local, load_backbone
+from tuner.stages.claim import claim_test
 from tuner.stages.opened import check_model, load_samples
 from tuner.study.schema import StudyConfig
 
@@ -33,7 +34,8 @@ def check_study(study: StudyConfig) -> list[str]:
     """
     task = tasks.make(study.task)
     if task.local:
-        load_samples(study, task)
+        samples = load_samples(study, task)
+        claim_test(study, task, samples.get("certify", ()))
     local, family = is_local(study.backbone), study.backbone.family
     backbone: Backbone | None = None
     if local:

@@ -17,7 +17,8 @@ from resprune.setting import Setting
 from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
-from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
+from tuner.scoring import metrics
+from tuner.search.objectives import KINDS, Certified, FixedBudget, Objective, Pareto
 from tuner.search.section import Listed, SearchSection
 
 Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
@@ -261,6 +262,7 @@ class StudyConfig(StrictModel):
             except ConfigError as error:
                 problem = str(error).removeprefix("setting: ")
                 raise ValueError(f"search.budget: {budget}: {problem}") from None
+        self._check_claim()
         if all(methods.get(name).stage == "image" for name in self.search.method):
             raise ValueError(
                 "search.method: what these methods choose cannot be deployed, only compared with; "
@@ -273,6 +275,35 @@ class StudyConfig(StrictModel):
                 f"{', '.join(map(str, self.budgets()))}"
             )
         return self
+
+    def _check_claim(self) -> None:
+        objective, certify = self.study.objective, self.task.certify
+        metric = metrics.get(self.task.metric)
+        if objective.clip is not None and metric.bounded:
+            raise ValueError(
+                f"study.objective.clip: {metric.name} lies from 0 to 1 as it is; remove the key"
+            )
+        if certify is None:
+            if isinstance(objective, Certified):
+                raise ValueError(
+                    "task.certify is missing: the objective 'certified' tests its claim on a split "
+                    "of its own; add certify = {split = ..., samples = 600, questions_per_image "
+                    "= 1}, or choose another objective"
+                )
+            return
+        if not metric.bounded and objective.clip is None:
+            raise ValueError(
+                f"study.objective.clip is missing: {metric.name} has no least value, and a claim "
+                "about the mean of such scores cannot be tested; name one, such as -6.0 nats"
+            )
+        if (
+            isinstance(objective, Certified)
+            and objective.scale == "relative"
+            and not metric.bounded
+        ):
+            raise ValueError(
+                f"study.objective.scale: a share of {metric.name} means nothing; set 'absolute'"
+            )
 
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets of the study: those searched, or the objective's own."""

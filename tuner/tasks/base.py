@@ -101,6 +101,14 @@ class Task(ABC):
         self.max_new_tokens = options.max_new_tokens
         self.source = options.name
 
+    @property
+    def binary(self) -> bool:
+        """Whether its score is 0 or 1 and nothing between: true of exact match.
+
+        A task with a rule of its own whose scores are 0 or 1 says so here.
+        """
+        return type(self).score is Task.score
+
     @abstractmethod
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Return the samples ``offset`` to ``offset + count - 1`` of a split, in a fixed order.

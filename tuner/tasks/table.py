@@ -262,6 +262,11 @@ class HubVqa(_Table):
                 f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
             )
 
+    @property
+    def binary(self) -> bool:
+        """Whether the scorer is ``exact``."""
+        return self._options.scorer == "exact"
+
     def score(self, prediction: str, sample: Sample) -> float:
         """Score an answer with the study's scorer."""
         rule = vqa_accuracy if self._options.scorer == "vqa" else exact_match
