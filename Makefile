@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test mutants lint docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## run the study of the embedded model; leaves a repor
 # one thread: the tests' models are so small that a second one only gets in the way
 test: $(VENV)/.installed  ## run every test, without the network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+mutants: $(VENV)/.installed  ## break a line at a time on a copy: does a test notice? (slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

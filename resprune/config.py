@@ -175,7 +175,7 @@ class PruningConfig(StrictModel):
 
     @classmethod
     def paper_default(cls, family: str, budget: BudgetLike, **options: Any) -> PruningConfig:
-        """Make the paper's setting for a family (ResPrune, arXiv 2603.21105).
+        """Make the paper's setting for a family (ResPrune, arXiv 2603.21105), as far as known.
 
         Args:
             family: Backbone family. One that the paper did not test gets ``l2_norm`` and

@@ -1,7 +1,8 @@
 """Relevance of visual tokens to the nouns of a prompt, and the weights made from it.
 
-Source: ResPrune, arXiv 2603.21105 (relevance as the best cosine with a noun, weighted ``r^alpha``).
-Pure tensors: nothing here knows of transformers.
+Source: ResPrune, arXiv 2603.21105 (cosines with the prompt's nouns, weighted ``r^alpha``). Pooling
+over nouns, normalization and floor are this project's (docs/explanation/method.md). Pure tensors:
+nothing here knows of transformers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def relevance_scores(
         ResPruneError: An unknown pooling or normalization, eps out of range, shapes that do not
             fit, or a value that is not finite.
 
-    Source: ResPrune, arXiv 2603.21105.
+    Source: ResPrune, arXiv 2603.21105, for the cosine; its defaults are this project's.
     """
     _check_name(pooling, POOLINGS, "pooling")
     _check_name(normalization, NORMALIZATIONS, "normalization")
@@ -122,7 +123,7 @@ def relevance_weights(relevance: Tensor, alpha: float | Tensor) -> Tensor:
         ResPruneError: An alpha that is negative or not finite, or relevance that is negative or
             not finite.
 
-    Source: ResPrune, arXiv 2603.21105.
+    Source: ResPrune, arXiv 2603.21105, ``g(r) = r^alpha``.
     """
     if not bool((torch.isfinite(relevance) & (relevance >= 0)).all()):
         raise ResPruneError("relevance holds negative or non-finite values; pass relevance_scores.")

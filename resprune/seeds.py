@@ -1,7 +1,8 @@
 """Seed strategies: which visual token the greedy expansion starts from.
 
-Source: ResPrune, arXiv 2603.21105 (the seed is the token that the vision encoder's CLS token
-attends to most); the other strategies serve towers without a CLS token. Pure tensors.
+ResPrune (arXiv 2603.21105) is said to start from the token that the vision encoder's CLS token
+attends to most, and from the longest one where there is no CLS token; the other strategies are this
+project's (docs/explanation/method.md). Pure tensors.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ def seed_index(
     Raises:
         ResPruneError: An unknown strategy, no token, a signal that is absent, of another length or
             not finite.
-
-    Source: ResPrune, arXiv 2603.21105.
     """
     batch = seed_index_batch(
         strategy,

@@ -213,8 +213,9 @@ def overridden(policy: Setting | Adaptive, options: Mapping[str, Any]) -> Settin
     return fixed(policy).with_options(**options) if options else policy
 
 
-# ResPrune, arXiv 2603.21105, section 4: the settings the paper names, by family. A family it
-# did not test starts from l2_norm and alpha 0.5 and is marked untested.
+# ResPrune's own settings by family, as known second-hand (docs/explanation/method.md); that of
+# llava_next is inferred from 'LLaVA'. A family the paper did not test starts from l2_norm and alpha
+# 0.5 and is marked untested.
 PAPER_DEFAULTS: dict[str, tuple[float, str]] = {
     "llava": (0.75, "cls_attention"),
     "llava_next": (0.75, "cls_attention"),
@@ -224,7 +225,7 @@ UNTESTED_DEFAULT: tuple[float, str] = (0.5, "l2_norm")
 
 
 def paper_default(family: str, budget: BudgetLike) -> Setting:
-    """Return the paper's setting for a family (ResPrune, arXiv 2603.21105)."""
+    """Return the paper's setting for a family, as far as it is known; see ``PAPER_DEFAULTS``."""
     alpha, seed_strategy = PAPER_DEFAULTS.get(family, UNTESTED_DEFAULT)
     return Setting.of("resprune", budget, alpha=alpha, seed_strategy=seed_strategy)
 

@@ -1,1 +1,1 @@
-"""resprune-tune: studies that find a model's pruning config and prove it."""
+"""resprune-tune: studies that find how far a model can be pruned, and certify what it costs."""

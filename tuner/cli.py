@@ -51,7 +51,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="resprune-tune",
-    help="Find a vision-language model's pruning config, and prove it.",
+    help="Find how far a model's image tokens can be pruned, and certify what that costs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

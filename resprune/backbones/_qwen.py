@@ -26,8 +26,8 @@ class QwenBackbone(Backbone):
 
     Towers without a CLS token offer ``received_attention``: what the patches of an image attend
     to in the last layer with full attention, mean over heads and queries, the patches of each
-    merged token summed; it sums to one over an image. The paper uses ``l2_norm`` here
-    (arXiv 2603.21105).
+    merged token summed; it sums to one over an image. ResPrune (arXiv 2603.21105) is said to use
+    ``l2_norm`` here.
     """
 
     image_inputs = ("pixel_values", "image_grid_thw")

@@ -24,9 +24,9 @@ class LlavaBackbone(Backbone):
     """LLaVA-1.5 and models of its layout, such as ``llava-hf/llava-1.5-7b-hf``.
 
     ``cls_attention`` is what the CLS token attends to in the layer that
-    ``config.vision_feature_layer`` names (-2: the last but one), mean over heads, as in ResPrune,
-    arXiv 2603.21105. SigLIP towers have no CLS token and offer ``received_attention`` of that
-    layer instead, mean over heads and queries.
+    ``config.vision_feature_layer`` names (-2: the last but one), mean over heads. SigLIP towers
+    have no CLS token and offer ``received_attention`` of that layer instead, mean over heads and
+    queries.
     """
 
     family = "llava"

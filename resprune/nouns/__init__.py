@@ -1,5 +1,8 @@
 """The nouns of a prompt, against which visual tokens are found relevant (ResPrune, 2603.21105).
 
+ResPrune is said to use spaCy's ``en_core_web_sm``; where that is not installed the embedded
+pipeline stands in for it.
+
 ``NounExtractor().nouns("What color is the dog on the left?")`` is ``['color', 'dog', 'left']``.
 """
 

@@ -16,7 +16,7 @@ def reference_order(
     first: int | None = None,
     tolerance: float = REFERENCE_TOLERANCE,
 ) -> Tensor:
-    """Order tokens by brute force; slow, and written to be read beside the paper.
+    """Order tokens by brute force; slow, and written to be read.
 
     At each step the kept tokens of this pass are factorised anew and every token is projected on
     their span. A token whose residual energy is at most ``tolerance`` of its own energy is
