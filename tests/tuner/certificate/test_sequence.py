@@ -246,7 +246,7 @@ def test_false_certificates_of_a_sequence():
     # four policies just lose what the claim excludes: none is certified in 95 % of studies
     rng = np.random.default_rng(7)
     images = [f"image-{i}" for i in range(60)]
-    unpruned, claim, runs = np.ones(60), Claim(loss=0.1), 400
+    unpruned, claim, runs = np.ones(60), Claim(loss=0.1), 250
     split = Split(unpruned, images, images)
     false = 0
     for _ in range(runs):
