@@ -31,9 +31,7 @@ from tuner.certificate.normal import LEAST_DISCORDANT, t_p_values
 
 _Floats = npt.NDArray[np.float64]
 _DRAWS = 2000  # simulated studies: power within .02
-_LOOKS = (
-    200  # times that the wealth is looked at in one; fewer than the test's, so power is not over
-)
+_LOOKS = 200  # at the wealth of one, at most; the test itself looks after every image
 _LARGE = 3000  # images from which the exact test's normal limit does
 _REPEATS = 64  # how often the same margins are tried again
 _FOREVER = 10**7  # images past which nobody plans

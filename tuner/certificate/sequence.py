@@ -136,9 +136,11 @@ def check(certificate: Certificate) -> None:
         certificate: With its digest in order.
 
     Raises:
-        StudyError: A number that does not follow from the others; the policy is named.
+        StudyError: A number that does not follow from the others (the policy is named), or a test
+            that does not fit the claim.
     """
     split, claim = certificate.split, certificate.claim
+    resolve_test(certificate.test, claim, True, split.questions_per_image)
     going_on = True
     for tested in certificate.order:
         place = f"certificate: budget {tested.budget}"

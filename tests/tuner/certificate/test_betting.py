@@ -104,7 +104,7 @@ def test_a_little_evidence_is_no_verdict():
     ],
 )
 def test_level_at_any_time_where_the_claim_is_just_false(values, chances, bound):
-    draws, images = 600, 400
+    draws, images = 400, 300
     assert np.dot(values, chances) == pytest.approx(0, abs=1e-12)
     rng = np.random.default_rng(1)
     drawn = rng.choice(values, p=chances, size=(draws, images))

@@ -40,7 +40,6 @@ def simulated_power(n, worse, better, test, draws, seed=0):
     [
         ("exact", 200, 0.015, 0.015),
         ("exact", 150, 0.005, 0.0),
-        ("exact", 200, 0.03, 0.03),
         ("betting", 400, 0.015, 0.015),
         ("betting", 300, 0.005, 0.02),
         ("t", 600, 0.02, 0.02),

@@ -159,6 +159,13 @@ def test_a_claim_made_stronger_is_found():
         check(certificate_of(order, split, claim=Claim(loss=0.05)))
 
 
+def test_a_claim_that_the_test_cannot_prove_is_found():
+    split = one_question_each()
+    order = certify(ENTRIES[:1], lambda _: flipped(split.unpruned, 3, 3), split, CLAIM, "exact")
+    with pytest.raises(StudyError, match="absolute"):
+        check(certificate_of(order, split, claim=Claim(loss=0.1, scale="relative")))
+
+
 def test_a_policy_certified_after_a_failure_is_found():
     split = one_question_each()
     flips = {98: (40, 0), 43: (0, 0)}
@@ -239,7 +246,7 @@ def test_false_certificates_of_a_sequence():
     # four policies just lose what the claim excludes: none is certified in 95 % of studies
     rng = np.random.default_rng(7)
     images = [f"image-{i}" for i in range(60)]
-    unpruned, claim, runs = np.ones(60), Claim(loss=0.1), 400
+    unpruned, claim, runs = np.ones(60), Claim(loss=0.1), 250
     split = Split(unpruned, images, images)
     false = 0
     for _ in range(runs):
