@@ -11,6 +11,7 @@ from rich.console import Console
 from resprune import PruningConfig, Setting, attach
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest, question_form
 from resprune.errors import ConfigError, ResPruneError
+from resprune.nouns import NounExtractor
 from resprune.testing.tiny import tiny_llava as make_tiny
 from tuner import predict as module
 from tuner.imagefile import draw_kept, open_image
