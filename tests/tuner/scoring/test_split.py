@@ -155,15 +155,16 @@ def test_settings_that_keep_the_same_share_a_prefill(make_split, random_llava, s
 
 
 def test_outcomes_of_another_model_do_not_collide(make_split, random_llava, nano_llava, scenes):
-    """Two models, one file of outcomes: each gets its own."""
+    """Two models, one file of outcomes, the same plans: each gets its own."""
     mine = make_split(random_llava, scenes, key="one")
-    first = mine.first_token_likelihoods(mine.plans([SETTING]))
+    plans = mine.plans([SETTING])
+    first = mine.first_token_likelihoods(plans)
     other = make_split(nano_llava, scenes, key="other")
-    second = other.first_token_likelihoods(other.plans([SETTING]))
+    second = other.first_token_likelihoods(plans)
     assert (mine.prefills, other.prefills) == (11, 11)
     assert not np.allclose(first, second)
     again = make_split(random_llava, scenes, key="one")
-    assert np.array_equal(again.first_token_likelihoods(again.plans([SETTING])), first)
+    assert np.array_equal(again.first_token_likelihoods(plans), first)
     assert again.prefills == 0
 
 
