@@ -1,12 +1,12 @@
 """Score nano-llava over a whole grid of settings, once, so that studies can be replayed.
 
-    python -m benchmarks.tabulated                       # 20 to 40 minutes on two cores
-    python -m benchmarks.tabulated --images 10 --out /tmp/small.npz
+    python -m benchmarks.tabulated                       # about 45 minutes on two idle cores
+    python -m benchmarks.tabulated --images 10 --alphas 0 1 4 --out /tmp/small.npz
 
 400 images of the nano-scenes split ``table``, which nothing else reads, with 8 questions each, at
 205 settings: ResPrune at nine alphas and three seed strategies, the simple baselines and two draws
 of random tokens at six budgets, and the unpruned model. Outcomes are remembered in the working
-folder, so a run that was cut short goes on where it stopped.
+folder, so a run that was cut short goes on where it stopped, and so does a larger one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,23 +60,24 @@ class Lines(Silent):
         print(f"{self._last - self._begin:7.0f} s  {self._stage}{text}", flush=True)
 
 
-def grid(budget: int) -> list[Setting]:
+def grid(budget: int, alphas: Sequence[float] = ALPHAS) -> list[Setting]:
     """Return the settings of one budget."""
     return [
         *(
             Setting.of("resprune", budget, alpha=alpha, seed_strategy=strategy)
-            for alpha, strategy in itertools.product(ALPHAS, SEED_STRATEGIES)
+            for alpha, strategy in itertools.product(alphas, SEED_STRATEGIES)
         ),
         *(Setting.of(name, budget) for name in BASELINES),
         *(Setting.of("random", budget, seed=draw) for draw in range(RANDOM_DRAWS)),
     ]
 
 
-def tabulate(images: int, work: Path) -> Table:
+def tabulate(images: int, alphas: Sequence[float], work: Path) -> Table:
     """Score the grid.
 
     Args:
         images: How many images of the split to take.
+        alphas: Alphas of ResPrune.
         work: Working folder, which remembers outcomes.
 
     Returns:
@@ -89,7 +91,7 @@ def tabulate(images: int, work: Path) -> Table:
         settings, scores, likelihoods = [], [], []
         for name, part in (
             ("unpruned", [unpruned()]),
-            *((f"{budget} tokens", grid(budget)) for budget in BUDGETS),
+            *((f"{budget} tokens", grid(budget, alphas)) for budget in BUDGETS),
         ):
             with opened.stage(name):
                 plans = split.plans(part)
@@ -120,15 +122,19 @@ def main() -> None:
     """Make the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS)
     parser.add_argument("--work", type=Path, default=Path("runs/table"), help="working folder")
     parser.add_argument("--out", type=Path, default=DATA / f"{MODEL}.npz")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    table = tabulate(args.images, args.work)
+    table = tabulate(args.images, args.alphas, args.work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.save(args.out)
-    print(f"{args.out}: {table.right.shape[0]} settings x {table.right.shape[1]} samples, "
-          f"{args.out.stat().st_size / 2**20:.2f} MiB; unpruned {table.truth[table.unpruned]:.4f}")  # fmt: skip
+    settings, samples = table.right.shape
+    print(
+        f"{args.out}: {settings} settings x {samples} samples, "
+        f"{args.out.stat().st_size / 2**20:.2f} MiB; unpruned {table.truth[table.unpruned]:.4f}"
+    )
 
 
 if __name__ == "__main__":
