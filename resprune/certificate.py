@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from resprune.alpha import AlphaPredictor
 from resprune.budget import Budget
+from resprune.setting import Adaptive, Setting
 from resprune.validation import StrictModel
 
 TestName = Literal["exact", "betting", "t"]
@@ -63,10 +65,11 @@ class Tested(StrictModel):
         p_value: Of the claim's opposite (``betting``: 1 over the largest wealth); None where it
             was not tested.
         certified: Whether it passed.
+        policy: Digest of the policy (``policy_digest``), so that another one does not pass for it.
         worse: Images whose right answer turned wrong (``exact`` and ``t``).
         better: Images whose wrong answer turned right (``exact`` and ``t``).
         margins: Of each image in the order drawn, how far its loss exceeds the claim's
-            (``betting``), shape (images,).
+            (``betting`` and ``t``), shape (images,).
     """
 
     budget: Budget
@@ -74,6 +77,7 @@ class Tested(StrictModel):
     loss: float | None = None
     p_value: float | None = Field(default=None, ge=0.0, le=1.0)
     certified: bool = False
+    policy: _Digest | None = None
     worse: _Count | None = None
     better: _Count | None = None
     margins: tuple[float, ...] = Field(default=(), strict=False)
@@ -133,6 +137,14 @@ class Certificate(StrictModel):
     def certified(self) -> tuple[Tested, ...]:
         """The policies that passed, in the order of testing."""
         return tuple(tested for tested in self.order if tested.certified)
+
+
+def policy_digest(policy: Setting | Adaptive, predictor: AlphaPredictor | None) -> str:
+    """Return the digest of a policy, of an adaptive one with its predictor."""
+    chooser = None
+    if isinstance(policy, Adaptive):
+        chooser = None if predictor is None else predictor.to_dict()
+    return digest_of({"policy": policy.model_dump(mode="json"), "predictor": chooser})
 
 
 def digest_of(data: object) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from resprune import hub
 from resprune.alpha import AlphaPredictor
 from resprune.budget import Budget, BudgetLike, Count, Energy, Ratio, read_budget
+from resprune.certificate import Certificate, policy_digest
 from resprune.config_schema1 import Schema1
 from resprune.errors import ConfigError, ResPruneError
 from resprune.files import read_json, write_json_files
@@ -85,6 +86,7 @@ class PruningConfig(StrictModel):
         untested: True for defaults that neither the paper nor a study has tested.
         default: Budget of the policy used when the caller names none.
         table: One policy a budget; they may differ in everything.
+        certificate: What a study certified of them, or None.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
@@ -94,6 +96,7 @@ class PruningConfig(StrictModel):
     untested: bool = False
     default: Budget
     table: tuple[Policy, ...] = Field(strict=False)
+    certificate: Certificate | None = None
 
     _predictor: AlphaPredictor | None = None
 
@@ -233,6 +236,7 @@ class PruningConfig(StrictModel):
         config._predictor = _required(predictor_at, name, budgets, where)
         for policy in adaptive:
             _check_arms(policy, config._predictor, where)
+        _check_certificate(config, where)
         return config
 
     # -- using it -----------------------------------------------------------------------
@@ -378,6 +382,18 @@ def _required(
     for budget in budgets:
         predictor.require_budget(budget, where)
     return predictor
+
+
+def _check_certificate(config: PruningConfig, where: str) -> None:
+    """Check that what was certified is what the table holds."""
+    policies = {policy.budget: policy for policy in config.table}
+    for tested in config.certificate.order if config.certificate is not None else ():
+        policy = policies.get(tested.budget)
+        if policy is not None and policy_digest(policy, config.predictor) != tested.policy:
+            raise ConfigError(
+                f"{where}: certificate: the policy at budget {tested.budget} is not the one that "
+                "was certified; restore it, export the config again, or remove the certificate"
+            )
 
 
 def _check_arms(policy: Adaptive, predictor: AlphaPredictor | None, where: str) -> None:

@@ -1,4 +1,4 @@
-"""``resprune-tune``: run, validate, ls, export, report, predict, version.
+"""``resprune-tune``: plan, run, certify, validate, ls, export, report, predict, version.
 
 Exit codes: 0 done, 2 wrong usage or bad input, 130 interrupted. Everything heavy is imported
 inside the commands, so that ``--help`` answers at once.
@@ -6,8 +6,6 @@ inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,9 +16,17 @@ import typer
 from typer.core import TyperGroup
 
 from resprune.errors import ResPruneError
+from tuner import cli_claims
+from tuner.cli_common import (
+    AsJson,
+    StudyName,
+    console,
+    parse_budget,
+    print_json,
+    quieten_libraries,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 EXIT_BAD_INPUT = 2
@@ -51,9 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a TOML file.")]
 RunDir = Annotated[Path, typer.Argument(help="Run folder of a finished study.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -70,7 +74,16 @@ def run(
     trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of the tune split.")] = None,
     fit_samples: Annotated[int | None, typer.Option(help="Samples of the fit split.")] = None,
+    certify_samples: Annotated[
+        int | None, typer.Option(help="Samples of the certify split.")
+    ] = None,
+    certify_offset: Annotated[
+        int | None, typer.Option(help="Samples of the certify split to skip.")
+    ] = None,
     report_samples: Annotated[int | None, typer.Option(help="Samples of the report split.")] = None,
+    report_offset: Annotated[
+        int | None, typer.Option(help="Samples of the report split to skip.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     no_adaptive: Annotated[
         bool, typer.Option("--no-adaptive", help="Do not fit the alpha predictor.")
@@ -81,15 +94,20 @@ def run(
     """Run a study, or resume it: trials, alpha fit, report, config."""
     from tuner.study import find_study, load_study
 
-    sizes = {"tune": samples, "fit": fit_samples, "report": report_samples}
-    given = {"trials": trials, "seed": seed}
+    splits = {
+        "tune": {"samples": samples},
+        "fit": {"samples": fit_samples},
+        "certify": {"samples": certify_samples, "offset": certify_offset},
+        "report": {"samples": report_samples, "offset": report_offset},
+    }
+    ranges = {name: _given(keys) for name, keys in splits.items()}
     overrides: dict[str, dict[str, Any]] = {
-        "study": {name: value for name, value in given.items() if value is not None},
-        "task": {name: {"samples": size} for name, size in sizes.items() if size is not None},
+        "study": _given({"trials": trials, "seed": seed}),
+        "task": {name: keys for name, keys in ranges.items() if keys},
         "alpha": {"adaptive": False} if no_adaptive else {},
     }
     config = load_study(find_study(study), overrides)
-    _quieten_libraries()
+    quieten_libraries()
     from tuner.output import RichProgress, show_results
     from tuner.run import run_study, summary
 
@@ -98,11 +116,15 @@ def run(
     if quiet or as_json:
         results = run_study(config, folder)
     else:
-        with RichProgress(_console(stderr=True)) as progress:
+        with RichProgress(console(stderr=True)) as progress:
             results = run_study(config, folder, progress)
-        show_results(results, run_dir, _console())
+        show_results(results, run_dir, console())
     if as_json:
-        _print_json(summary(results, run_dir))
+        print_json(summary(results, run_dir))
+
+
+def _given(options: dict[str, int | None]) -> dict[str, int]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command()
@@ -120,7 +142,7 @@ def validate(
     if no_model:
         print(f"{path}: the file is fine (not checked against the model and the samples)")
         return
-    _quieten_libraries()
+    quieten_libraries()
     from tuner.study.check import check_study
 
     for line in check_study(config):
@@ -149,9 +171,9 @@ def list_names(
     names = kinds[what]()
     facts = [resprune.backbones.get(name).facts() for name in names if what == "backbones"]
     if as_json:
-        _print_json(facts or names)
+        print_json(facts or names)
     elif facts:
-        _console().print(_table(facts))
+        console().print(_table(facts))
     else:
         print("\n".join(names))
 
@@ -187,15 +209,6 @@ def report(run_dir: RunDir) -> None:
     print(write_report(run_dir))
 
 
-def _budget(text: str) -> int | float:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    raise typer.BadParameter(
-        f"{text!r} is no number; give a count such as 11 or a ratio such as 0.11"
-    )
-
-
 @app.command()
 def predict(
     config_dir: Annotated[Path, typer.Argument(help="An exported config directory.")],
@@ -204,7 +217,9 @@ def predict(
     budget: Annotated[
         float | None,
         typer.Option(
-            parser=_budget, metavar="NUMBER", help="An entry of the config; its default otherwise."
+            parser=parse_budget,
+            metavar="NUMBER",
+            help="An entry of the config; its default otherwise.",
         ),
     ] = None,
     model: Annotated[
@@ -217,7 +232,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Answer one question with and without pruning, and say what was kept."""
-    _quieten_libraries()
+    quieten_libraries()
     from tuner.predict import predict as answer
 
     result = answer(
@@ -228,7 +243,11 @@ def predict(
     else:
         from tuner.output import show_prediction
 
-        show_prediction(result, _console())
+        show_prediction(result, console())
+
+
+app.command()(cli_claims.plan)
+app.command()(cli_claims.certify)
 
 
 @app.command()
@@ -237,27 +256,6 @@ def version() -> None:
     from resprune.version import __version__
 
     print(__version__)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    if not console.is_terminal:
-        console.width = 120  # a log or a pipe has no width of its own
-    return console
-
-
-def _quieten_libraries() -> None:
-    """Silence the chatter of transformers: its bars and its advice on what we do on purpose."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def main() -> None:

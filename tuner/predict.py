@@ -113,7 +113,7 @@ def predict(
     question = question.strip()
     if not question:
         raise ResPruneError("the question is empty; ask something about the image")
-    backbone = _load(config, model, str(config_dir))
+    backbone = load_model(config, model, str(config_dir))
     marker = backbone.tokenizer.convert_ids_to_tokens(backbone.image_token_id)
     if marker in question:
         raise ResPruneError(
@@ -156,7 +156,7 @@ def predict(
     )
 
 
-def _load(config: PruningConfig, model: str | None, where: str) -> Backbone:
+def load_model(config: PruningConfig, model: str | None, where: str) -> Backbone:
     """Load the model that is named, or else the one the config was made for."""
     from tuner.scoring.model import load_backbone
     from tuner.study import BackboneSection

@@ -1,7 +1,8 @@
 """Running a study from first trial to report: ``resprune-tune run STUDY``.
 
 Baselines, trials and curves use the tune split alone; the predictor of adaptive policies the fit
-split; the report split is scored once, at the end, with what was chosen before.
+split. What was chosen is then tested on the certify split and scored on the report split, each
+opened once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.files import write_json, write_text
 from resprune.setting import PREDICTOR_FILE, Adaptive, Setting
+from tuner.openings import Openings
 from tuner.progress import Progress
 from tuner.results.schema import Chosen, Results
 from tuner.search.choose import Candidate, choose_setting
@@ -23,6 +25,7 @@ from tuner.search.storage import JOURNAL_FILE, only_one
 from tuner.search.trials import Search
 from tuner.stages.adaptive import Fitted, fit_adaptive, fit_curves
 from tuner.stages.baselines import baselines, rows_of
+from tuner.stages.certify import certify_policies, choices_digest, recommend
 from tuner.stages.curves import curves
 from tuner.stages.examples import kept_examples
 from tuner.stages.facts import facts
@@ -72,9 +75,9 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     budgets = opened.budgets()
     with opened.stage("baselines"):
         measured = baselines(opened, budgets)
-        unpruned = float(measured[0][2].mean())
+        whole = float(measured[0][2].mean())
     with opened.stage("trials"):
-        search = run_trials(opened, unpruned)
+        search = run_trials(opened, whole)
     with opened.stage("curves"):
         tried = list(dict.fromkeys(trial.setting for trial in search.trials()))
         candidates = list(map(Candidate, tried, tune.scores(tried)))
@@ -83,15 +86,20 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         candidates += points
         chosen = choose(candidates, budgets, tune.images)
     settings = {budget: candidate.setting for budget, candidate in chosen.items()}
-    recommended, reason = recommend(opened, chosen, unpruned)
+    others = rivals(candidates, settings, tune.images)
     fitted = None
     if study.alpha.adaptive:
         with opened.stage("adaptive"):
             fitted = fit_adaptive(opened, settings)
             drawn += fit_curves(opened, fitted) if fitted is not None else []
+    policies = {budget: deployed(setting, fitted) for budget, setting in settings.items()}
+    with opened.stage("certify"):
+        certificate = certify_policies(opened, policies, fitted)
+    recommended, reason = recommend(opened, policies, fitted, whole, certificate)
     with opened.stage("report"):
-        reported = report_split(opened, settings, rivals(candidates, settings, tune.images), fitted)
-        shown = dict.fromkeys((recommended, budgets[-1]))
+        openings = open_report(opened, policies, others, fitted)
+        reported = report_split(opened, settings, others, fitted)
+        shown = [b for b in dict.fromkeys((recommended, budgets[-1])) if b in reported.panels]
         panels = [panel for budget in shown for panel in reported.panels[budget]]
         examples = kept_examples(opened.split("report"), panels, study.report.examples)
     intervals = opened.intervals("tune")
@@ -104,7 +112,7 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         curves=drawn,
         chosen=[
             Chosen(
-                policy=deployed(candidate.setting, fitted),
+                policy=policies[candidate.setting.budget],
                 setting=candidate.setting,
                 tokens=opened.tokens(candidate.setting),
                 tune_score=intervals.of(candidate.scores),
@@ -112,6 +120,8 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
             for candidate in chosen.values()
         ],
         recommended=recommended,
+        certificate=certificate,
+        report_openings=openings,
         report=reported.rows,
         adaptive=list(reported.adaptive.values()),
         examples=examples,
@@ -171,17 +181,16 @@ def run_trials(opened: OpenedStudy, unpruned: float) -> Search:
     return search
 
 
-def recommend(
-    opened: OpenedStudy, chosen: Mapping[Budget, Candidate], unpruned: float
-) -> tuple[Budget, str]:
-    """Recommend one of the budgets, and say why."""
-    means = {budget: float(each.scores.mean()) for budget, each in chosen.items()}
-    # of budgets that keep the same count on average the better one stands for both
-    by_tokens = {opened.tokens(chosen[b].setting): b for b in sorted(means, key=means.__getitem__)}
-    scores = {tokens: means[budget] for tokens, budget in by_tokens.items()}
-    objective = opened.study.study.objective
-    tokens, reason = objective.recommend(scores, unpruned, opened.bench.metric)
-    return by_tokens[tokens], reason
+def open_report(
+    opened: OpenedStudy,
+    policies: Mapping[Budget, Setting | Adaptive],
+    others: Mapping[Budget, Sequence[Setting]],
+    fitted: Fitted | None,
+) -> int:
+    """Record that the report split is opened; return which opening of the study's it is."""
+    chosen = [*policies.values(), *(rival for each in others.values() for rival in each)]
+    choices = choices_digest(opened, chosen, fitted)
+    return Openings(opened.run_dir).open("report", opened.study.task.report, choices)
 
 
 def deployed(setting: Setting, fitted: Fitted | None) -> Setting | Adaptive:

@@ -89,6 +89,52 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert err.count("\n") == 1
 
 
+def test_ranges_take_the_place_of_the_file_s(study, capsys, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def run_study(config, *_):
+        raise Asked(config.task)
+
+    monkeypatch.setattr("tuner.run.run_study", run_study)
+    study.write_text(
+        STUDY.replace(
+            "report = ",
+            'certify = { split = "certify", samples = 6, questions_per_image = 1 }\nreport = ',
+        )
+    )
+    ranges = ["--certify-samples", "9", "--certify-offset", "600", "--report-offset", "16"]
+    with pytest.raises(Asked) as caught:
+        cli.app(["run", str(study), "--quiet", *ranges], standalone_mode=False)
+    (task,) = caught.value.args
+    assert (task.certify.samples, task.certify.offset, task.certify.end) == (9, 600, 609)
+    assert (task.certify.split, task.certify.questions_per_image) == ("certify", 1)
+    assert (task.report.samples, task.report.offset) == (8, 16)
+    assert (task.tune.samples, task.tune.offset) == (8, 0)
+    # a range of no certify split is no split
+    study.write_text(STUDY)
+    code, _, err = call(capsys, "run", study, "--certify-offset", 600)
+    assert code == 2
+    assert "task.certify.split' is missing" in err
+
+
+def test_validate_compares_the_images(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("tune", "report"):
+        Image.new("RGB", (9, 9), "red").save(tmp_path / f"{split}.png")
+        line = {"image": f"{split}.png", "question": "q?", "answer": "a"}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(line))
+    path = tmp_path / "s.toml"
+    text = STUDY.replace("samples = 8", "samples = 1")
+    path.write_text(text.replace('"nano-scenes"', '"jsonl"\nfolder = "."'))
+    code, _, err = call(capsys, "validate", path)
+    assert code == 2
+    assert "task.report: sample 'report-1' (image 'report.png') shows the same picture as" in err
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "report.png")
+    assert call(capsys, "validate", path)[0] == 0
+
+
 def test_wrong_usage_is_exit_code_2(capsys):
     code, _, err = call(capsys, "run")
     assert code == 2

@@ -142,7 +142,7 @@ def no_model(monkeypatch):
     def refuse(*args):
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr(module, "_load", refuse)
+    monkeypatch.setattr(module, "load_model", refuse)
 
 
 @pytest.mark.usefixtures("no_model")

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from resprune.budget import Count, Energy, Ratio
+from tuner.output import certified
 from tuner.output.frame import rows_frame
 from tuner.output.wording import Scale, policy_text
 from tuner.results.schema import Results, TrialResult
@@ -27,7 +28,8 @@ _TITLES = {
     "curves": "Curves on the tune split",
     "adaptive": "Outcomes of the arms on the fit split",
     "alpha predictor": "Fitting the predictor",
-    "report": "Scoring what was chosen, once, on the report split",
+    "certify": "Testing what was chosen on the certify split",
+    "report": "Scoring what was chosen on the report split",
 }
 
 
@@ -95,6 +97,9 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
             row.setting,
         )
     console.print(table, markup=False)
+    for sentence in (certified.promise(results, scale), certified.nearest(results, scale)):
+        if sentence:
+            console.print(sentence, markup=False, highlight=False)
     for note in results.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)

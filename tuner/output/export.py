@@ -12,7 +12,7 @@ from resprune.alpha import AlphaPredictor
 from resprune.config import CONFIG_FILE, PruningConfig
 from resprune.errors import StudyError
 from resprune.files import read_json, written_beside
-from resprune.setting import PREDICTOR_FILE, Adaptive
+from resprune.setting import PREDICTOR_FILE, Adaptive, unpruned
 from tuner.output.card import render_card
 from tuner.results.schema import Results
 
@@ -65,7 +65,8 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
         where: The run folder, for messages.
 
     Returns:
-        The config: a table of the chosen policies, the largest budget first.
+        The config: a table of the chosen policies, the largest budget first. Where the study
+        recommends all tokens, the policy that keeps them is in it too, as the default.
 
     Raises:
         ConfigError: A chosen value is out of range, the predictor is missing, or the study chose
@@ -73,12 +74,16 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
     """
     nouns = results.noun_pipeline
     table = [c.policy for c in sorted(results.chosen, key=lambda c: -c.tokens)]
+    if results.recommended == unpruned().budget:  # nothing could be certified
+        table.insert(0, unpruned())
     data = {
         "backbone": results.model.model_dump(),
         "nouns": {"pipeline": nouns.name, "version": nouns.version},
         "default": results.recommended.model_dump(),
         "table": [policy.model_dump(mode="json") for policy in table],
     }
+    if results.certificate is not None:
+        data["certificate"] = results.certificate.model_dump(mode="json")
     return PruningConfig.from_dict(data, predictor=predictor, where=where)
 
 

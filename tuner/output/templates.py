@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tuner.output import wording
+from tuner.output import certified, wording
 from tuner.output.frame import rows_frame
 from tuner.results.rows import KINDS
 from tuner.results.schema import Results
@@ -37,13 +37,17 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    scale = wording.Scale.of(results)
     rows, searched = rows_frame(results), wording.searched_options(results)
     chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
     return environment.get_template(template).render(
         results=results,
         study=results.study,
-        scale=wording.Scale.of(results),
+        scale=scale,
         wording=wording,
+        certified=certified,
+        promise=certified.promise(results, scale),
+        nearest=certified.nearest(results, scale),
         kinds=KINDS,
         meaning=metrics.get(results.study["task"]["metric"]).meaning,
         chosen=chosen,

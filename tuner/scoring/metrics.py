@@ -32,12 +32,14 @@ class Metric(ABC):
         name: Its name in studies.
         kind: Outcomes it reads.
         needs_gold: Whether every sample needs a gold answer.
+        bounded: Whether scores lie from 0 to 1.
         meaning: What its mean is, for people.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind] = "answer"
     needs_gold: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     meaning: ClassVar[str]
 
     @abstractmethod
@@ -82,6 +84,7 @@ class LogLikelihood(Metric):
 
     name = "log_likelihood"
     kind = "log_likelihood"
+    bounded = False
     meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
 
     def score(

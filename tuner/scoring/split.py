@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -19,51 +18,23 @@ from PIL import Image
 
 from resprune import methods
 from resprune.alpha import prompt_features
-from resprune.backbones import Backbone, VisualTokens
+from resprune.backbones import VisualTokens
 from resprune.budget import Energy
 from resprune.errors import StudyError
 from resprune.methods.downsample import Downsample
 from resprune.plan import Plan, cosines_of, everything
-from resprune.prompt import Prompt, PromptReader
+from resprune.prompt import Prompt
 from resprune.setting import Setting
+from tuner.scoring.bench import Bench
 from tuner.scoring.llm import Job, Runner
-from tuner.scoring.metrics import Kind, Metric
-from tuner.scoring.outcomes import Outcome, Outcomes
+from tuner.scoring.metrics import Kind
+from tuner.scoring.outcomes import Outcome
 from tuner.scoring.plans import Planner
 from tuner.scoring.prompts import Prompts
-from tuner.scoring.visual import VisualCache, image_key
-from tuner.tasks import Sample, Task
+from tuner.scoring.visual import image_key
+from tuner.tasks import Sample
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the splits of a study share.
-
-    Attributes:
-        backbone: The model.
-        model_key: Its fingerprint.
-        task: Scores answers.
-        metric: What an outcome is worth.
-        visual: Encoder outputs; missing ones are computed.
-        outcomes: Outcomes of earlier runs.
-        reader: Reads questions into nouns.
-        batch_size: Rows of one prefill.
-        workers: Batches that run at once.
-        progress: Called with the outcomes done and in all.
-    """
-
-    backbone: Backbone
-    model_key: str
-    task: Task
-    metric: Metric
-    visual: VisualCache
-    outcomes: Outcomes
-    reader: PromptReader
-    batch_size: int = 32
-    workers: int = 1
-    progress: Callable[[int, int], None] | None = None
 
 
 class Split:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from resprune.budget import Budget
+from resprune.certificate import Claim, Scale, TestName
 from resprune.validation import StrictModel
 from tuner.scoring.metrics import Metric
 
@@ -17,9 +18,31 @@ Direction = Literal["minimize", "maximize"]
 
 
 class _Objective(StrictModel):
-    """What a trial's values are, and which budget is recommended."""
+    """What a trial's values are, which budget is recommended, and what is claimed of it.
+
+    Attributes:
+        confidence: Of the certificate: how seldom, at most 1 time in 1 / (1 - confidence), a false
+            claim is certified.
+        test: How the claim is tested; ``auto`` takes ``exact`` where it fits, else ``betting``.
+        clip: Where a metric without a least value is cut off for the claim, in its own units.
+    """
 
     directions: ClassVar[tuple[Direction, ...]]
+    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    test: Literal["auto"] | TestName = "auto"
+    clip: float | None = Field(default=None, lt=0.0)
+
+    @abstractmethod
+    def claim(self, metric: Metric) -> Claim | None:
+        """Return what is claimed of policies, tested on the certify split; None for nothing."""
+
+    def _claim(self, loss: float, scale: Scale, metric: Metric) -> Claim | None:
+        """Claim a loss; of a metric without a least value (log-likelihood) in its own units."""
+        if not 0 < loss < 1:
+            return None  # nothing that a test could show
+        return Claim(
+            loss=loss, confidence=self.confidence, scale=scale if metric.bounded else "absolute"
+        )
 
     @abstractmethod
     def values(self, score: float, tokens: int) -> list[float]:
@@ -31,18 +54,58 @@ class _Objective(StrictModel):
 
     @abstractmethod
     def recommend(
-        self, scores: Mapping[int, float], unpruned: float, metric: Metric
-    ) -> tuple[int, str]:
+        self,
+        scores: Mapping[int, float],
+        unpruned: float,
+        metric: Metric,
+        certified: Collection[int],
+    ) -> tuple[int | None, str]:
         """Recommend one of the budgets.
 
         Args:
-            scores: Chosen setting's mean tune score by mean count of tokens.
+            scores: Deployed policy's mean tune score by mean count of tokens.
             unpruned: The unpruned model's.
             metric: The study's.
+            certified: Counts whose claim was certified.
 
         Returns:
-            The count, and a sentence that says why.
+            The count, None for all tokens, and a sentence that says why.
         """
+
+
+class Certified(_Objective):
+    """The fewest tokens whose loss is certified, else all of them.
+
+    Attributes:
+        kind: ``certified``.
+        loss: How far the mean score may fall, exclusive: 0.02 is two points.
+        scale: ``absolute``, or ``relative``: a share of the unpruned score.
+    """
+
+    directions: ClassVar[tuple[Direction, ...]] = ("maximize", "minimize")
+    kind: Literal["certified"] = "certified"
+    loss: float = Field(default=0.02, gt=0.0, lt=1.0)
+    scale: Scale = "absolute"
+
+    def values(self, score: float, tokens: int) -> list[float]:
+        """Score and tokens."""
+        return [score, float(tokens)]
+
+    def claim(self, metric: Metric) -> Claim | None:
+        """Its own."""
+        return self._claim(self.loss, self.scale, metric)
+
+    def recommend(
+        self,
+        scores: Mapping[int, float],
+        unpruned: float,
+        metric: Metric,
+        certified: Collection[int],
+    ) -> tuple[int | None, str]:
+        """The fewest certified tokens, else all."""
+        if not certified:
+            return None, "No budget could be certified, so all tokens are recommended."
+        return min(certified), f"{min(certified)} tokens is the smallest certified budget."
 
 
 class Pareto(_Objective):
@@ -61,13 +124,21 @@ class Pareto(_Objective):
     kind: Literal["pareto"] = "pareto"
     tolerance: float = Field(default=0.02, ge=0.0, le=1.0)
 
+    def claim(self, metric: Metric) -> Claim | None:
+        """The tolerance, a share of the unpruned score."""
+        return self._claim(self.tolerance, "relative", metric)
+
     def values(self, score: float, tokens: int) -> list[float]:
         """Score and tokens."""
         return [score, float(tokens)]
 
     def recommend(
-        self, scores: Mapping[int, float], unpruned: float, metric: Metric
-    ) -> tuple[int, str]:
+        self,
+        scores: Mapping[int, float],
+        unpruned: float,
+        metric: Metric,
+        certified: Collection[int],
+    ) -> tuple[int | None, str]:
         """The fewest tokens within the tolerance, else the knee."""
         floor = metric.floor(unpruned, self.tolerance)
         found = _fewest(scores, floor, self.tolerance, unpruned)
@@ -76,7 +147,7 @@ class Pareto(_Objective):
         chosen = _knee(scores)
         return chosen, (
             f"No budget is within {self.tolerance:.1%} of the unpruned tune score {unpruned:.3f}; "
-            f"{chosen} tokens is the knee of the front."
+            f"{chosen} tokens, the knee of the front, breaks that tolerance."
         )
 
 
@@ -86,19 +157,29 @@ class FixedBudget(_Objective):
     Attributes:
         kind: ``fixed-budget``.
         budget: What each image keeps.
+        loss: Claimed of it, where there is a certify split: how far the mean score falls at most.
     """
 
     directions: ClassVar[tuple[Direction, ...]] = ("maximize",)
     kind: Literal["fixed-budget"]
     budget: Budget
+    loss: float = Field(default=0.02, gt=0.0, lt=1.0)
+
+    def claim(self, metric: Metric) -> Claim | None:
+        """Its loss."""
+        return self._claim(self.loss, "absolute", metric)
 
     def values(self, score: float, tokens: int) -> list[float]:
         """The score."""
         return [score]
 
     def recommend(
-        self, scores: Mapping[int, float], unpruned: float, metric: Metric
-    ) -> tuple[int, str]:
+        self,
+        scores: Mapping[int, float],
+        unpruned: float,
+        metric: Metric,
+        certified: Collection[int],
+    ) -> tuple[int | None, str]:
         """Its own."""
         (only,) = scores
         return only, f"{only} tokens is the budget that the study fixed."
@@ -116,6 +197,10 @@ class QualityFloor(_Objective):
     kind: Literal["quality-floor"]
     keep: float = Field(gt=0.0, le=1.0)
 
+    def claim(self, metric: Metric) -> Claim | None:
+        """That the share is kept."""
+        return self._claim(round(1 - self.keep, 9), "relative", metric)
+
     def values(self, score: float, tokens: int) -> list[float]:
         """The tokens."""
         return [float(tokens)]
@@ -125,8 +210,12 @@ class QualityFloor(_Objective):
         return metric.floor(unpruned, 1 - self.keep)
 
     def recommend(
-        self, scores: Mapping[int, float], unpruned: float, metric: Metric
-    ) -> tuple[int, str]:
+        self,
+        scores: Mapping[int, float],
+        unpruned: float,
+        metric: Metric,
+        certified: Collection[int],
+    ) -> tuple[int | None, str]:
         """The fewest tokens that meet the floor, else the most."""
         floor = self.floor(unpruned, metric)
         found = _fewest(scores, floor, 1 - self.keep, unpruned)
@@ -134,13 +223,13 @@ class QualityFloor(_Objective):
             return found
         most = max(scores)
         return most, (
-            f"No budget meets the quality floor {floor:.3f}; {most} tokens comes nearest "
-            f"with {scores[most]:.3f}. Add larger budgets to the search."
+            f"No budget meets the quality floor {floor:.3f}; {most} tokens, which comes nearest "
+            f"with {scores[most]:.3f}, breaks it. Add larger budgets to the search."
         )
 
 
-Objective = Annotated[Pareto | FixedBudget | QualityFloor, Field(discriminator="kind")]
-KINDS = ("pareto", "fixed-budget", "quality-floor")
+Objective = Annotated[Certified | Pareto | FixedBudget | QualityFloor, Field(discriminator="kind")]
+KINDS = ("certified", "pareto", "fixed-budget", "quality-floor")
 
 
 def _fewest(

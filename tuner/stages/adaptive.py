@@ -13,13 +13,11 @@ import numpy.typing as npt
 from resprune.budget import Budget
 from resprune.errors import StudyError
 from resprune.options import searchable
-from resprune.plan import Plan
 from resprune.setting import Adaptive, Setting
 from tuner.alpha.fit import AlphaFit, fit_alpha
 from tuner.results.schema import AdaptiveRow, Curve
 from tuner.results.statistics import Intervals
 from tuner.scoring.metrics import LEAST_LOG_LIKELIHOOD
-from tuner.scoring.split import Split
 from tuner.search.section import Range
 from tuner.stages.curves import curve_of
 from tuner.stages.opened import OpenedStudy
@@ -132,13 +130,6 @@ def fit_curves(opened: OpenedStudy, fitted: Fitted) -> list[Curve]:
 def chosen_arms(fitted: Fitted, budget: Budget, features: Floats) -> Ints:
     """Return the arm that the predictor chooses for each row of features (N, F), shape (N,)."""
     return fitted.fit.predictor.arms_for(features, budget)
-
-
-def plans_by_prompt(split: Split, policy: Adaptive, arms: Ints) -> list[Plan]:
-    """Plan every sample under the arm chosen for it."""
-    used = sorted(set(arms.tolist()))
-    plans = dict(zip(used, split.plans([policy.arms[arm] for arm in used]), strict=True))
-    return [plans[arm][i] for i, arm in enumerate(arms.tolist())]
 
 
 def adaptive_row(

@@ -14,22 +14,19 @@ from resprune.backbones import Backbone
 from resprune.budget import Count, Energy, Ratio
 from resprune.errors import StudyError
 from resprune.plan import needs_of, signals_of
-from resprune.prompt import PromptReader
 from resprune.setting import Setting, paper_default
 from tuner import tasks
 from tuner.progress import Progress, Silent
 from tuner.results.statistics import Intervals
-from tuner.scoring import metrics
-from tuner.scoring.model import fingerprint, load_backbone, share_cores
-from tuner.scoring.outcomes import Outcomes
-from tuner.scoring.split import Bench, Split
-from tuner.scoring.visual import VisualCache
+from tuner.scoring.bench import CACHE_FOLDER, Bench
+from tuner.scoring.model import load_backbone
+from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
+from tuner.scoring.split import Split
 from tuner.search.space import Space
+from tuner.stages.claim import claim_test
 from tuner.study import StudyConfig
 from tuner.tasks import Sample, Task
 
-OUTCOMES_FILE = "outcomes.sqlite"
-CACHE_FOLDER = "cache"
 Budgets = Count | Ratio | Energy
 
 
@@ -49,6 +46,7 @@ class OpenedStudy:
         progress: Told how it gets on.
         backbone: The model.
         samples: Samples by split.
+        claim_test: What is claimed and how it is tested, or None.
         extractor: The noun pipeline.
         spaces: What is tried, by method.
         seconds: Time by stage.
@@ -66,24 +64,18 @@ class OpenedStudy:
         with self.stage("load"):
             task = tasks.make(study.task)
             self.samples = load_samples(study, task)
+            self.claim_test = claim_test(study, task, self.samples.get("certify", ()))
             self.backbone: Backbone = load_backbone(study.backbone)
-            workers = share_cores(self.backbone)
             check_model(study, self.backbone)
+            check_pictures(self.samples, PictureHashes(run_dir / CACHE_FOLDER), self.progress.step)
             self.extractor = NounExtractor()
-            key = fingerprint(self.backbone.model, self.backbone.processor)
-            outcomes = Outcomes(run_dir / OUTCOMES_FILE)
-            self.bench = Bench(
-                backbone=self.backbone,
-                model_key=key,
-                task=task,
-                metric=metrics.get(study.task.metric),
-                visual=VisualCache(
-                    run_dir / CACHE_FOLDER, self.backbone, key, self.backbone.seed_signals
-                ),
-                outcomes=outcomes,
-                reader=PromptReader(self.backbone, self.extractor),
+            self.bench = Bench.open(
+                self.backbone,
+                task,
+                study.task.metric,
+                run_dir,
+                self.extractor,
                 batch_size=study.backbone.batch_size,
-                workers=workers,
                 progress=self.progress.step,
             )
         self.spaces = {
@@ -201,23 +193,21 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:
-    """Load the splits and check that no image is in two of them.
+    """Load the splits and check that no image is in two of them by name.
 
     Raises:
-        StudyError: A split that does not exist, or an image in two splits.
+        StudyError: A split that does not exist or is too small, or an image in two splits.
     """
     splits = {
-        name: task.samples(spec.split, spec.samples, spec.offset)
+        name: task.draw(
+            spec.split,
+            spec.samples,
+            spec.offset,
+            questions_per_image=spec.questions_per_image,
+            seed=study.study.seed,
+        )
         for name, spec in study.task.splits().items()
         if name != "fit" or study.alpha.adaptive
     }
-    owner: dict[str, str] = {}
-    for name, samples in splits.items():
-        for sample in samples:
-            other = owner.setdefault(sample.image_id, name)
-            if other != name:
-                raise StudyError(
-                    f"task.{name}: image {sample.image_id!r} is in {other} too; splits must not "
-                    "share images: move its samples into one of them"
-                )
+    check_names(splits)
     return splits

@@ -13,9 +13,10 @@ from resprune.plan import Plan
 from resprune.setting import Setting, unpruned
 from tuner.results.rows import RowKind
 from tuner.results.schema import AdaptiveRow, Interval, Row
-from tuner.stages.adaptive import Fitted, adaptive_row, chosen_arms, plans_by_prompt
+from tuner.stages.adaptive import Fitted, adaptive_row, chosen_arms
 from tuner.stages.baselines import Scored, random_scores, random_tokens, rows_of
 from tuner.stages.opened import OpenedStudy
+from tuner.stages.policies import plans_by_prompt
 
 Floats = npt.NDArray[np.float64]
 

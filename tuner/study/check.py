@@ -12,6 +12,8 @@ from resprune.budget import Count
 from resprune.errors import ResPruneError
 from tuner import tasks
 from tuner.scoring.model import is_local, load_backbone
+from tuner.scoring.overlap import PictureHashes, check_pictures
+from tuner.stages.claim import claim_test
 from tuner.stages.opened import check_model, load_samples
 from tuner.study.schema import StudyConfig
 
@@ -20,7 +22,7 @@ def check_study(study: StudyConfig) -> list[str]:
     """Check a study as far as what is on this machine allows.
 
     A local model is checked itself; of a model on the hub, its family in the usual shape. Samples
-    are read where they are local.
+    are read where they are local, and their images are compared.
 
     Args:
         study: The study, its file already checked.
@@ -33,7 +35,9 @@ def check_study(study: StudyConfig) -> list[str]:
     """
     task = tasks.make(study.task)
     if task.local:
-        load_samples(study, task)
+        samples = load_samples(study, task)
+        claim_test(study, task, samples.get("certify", ()))
+        check_pictures(samples, PictureHashes())
     local, family = is_local(study.backbone), study.backbone.family
     backbone: Backbone | None = None
     if local:

@@ -62,16 +62,25 @@ def load_study(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = N
     Raises:
         StudyError: Unreadable, not TOML, or wrong; the message names the file, key and fix.
     """
+    data = read_toml(path)
+    return study_from_dict(data, where=str(path), base=path.parent, overrides=overrides)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        StudyError: Unreadable, or not TOML.
+    """
     try:
         raw = path.read_bytes()
         if len(raw) > MAX_STUDY_BYTES:
             raise StudyError(f"{path}: larger than {MAX_STUDY_BYTES} bytes; not a study file")
-        data = tomllib.loads(raw.decode("utf-8"))
+        return tomllib.loads(raw.decode("utf-8"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: not valid TOML, saved as UTF-8: {error}") from None
-    return study_from_dict(data, where=str(path), base=path.parent, overrides=overrides)
 
 
 def study_from_dict(
@@ -82,7 +91,7 @@ def study_from_dict(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> StudyConfig:
     """Validate plain data; see ``load_study``."""
-    merged = _tuples(_merged(data, overrides or {}))
+    merged = tuples(_merged(data, overrides or {}))
     schema = schema_for(merged)
     try:
         return schema.model_validate(merged, context={"base": base})
@@ -104,10 +113,10 @@ def _merged(old: Any, new: Any) -> Any:
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """Turn TOML's lists into tuples, which the strict models ask for."""
     if isinstance(value, Mapping):
-        return {key: _tuples(inner) for key, inner in value.items()}
+        return {key: tuples(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_tuples(inner) for inner in value)
+        return tuple(tuples(inner) for inner in value)
     return value

@@ -17,7 +17,8 @@ from resprune.setting import Setting
 from resprune.validation import StrictModel
 from tuner import tasks
 from tuner.paths import FolderName
-from tuner.search.objectives import KINDS, FixedBudget, Objective, Pareto
+from tuner.scoring import metrics
+from tuner.search.objectives import KINDS, Certified, FixedBudget, Objective, Pareto
 from tuner.search.section import Listed, SearchSection
 
 Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
@@ -33,7 +34,7 @@ class SplitSpec(StrictModel):
         samples: How many, from ``offset`` on.
         offset: How many samples of the split to skip.
         questions_per_image: Questions of one image at most, drawn by the study's seed; None takes
-            all.
+            all. ``samples`` and ``offset`` count what is left.
     """
 
     split: str = Field(min_length=1)
@@ -42,9 +43,18 @@ class SplitSpec(StrictModel):
     questions_per_image: int | None = Field(default=None, ge=1)
 
     def overlaps(self, other: SplitSpec) -> bool:
-        """Say whether both name a sample in common."""
-        ends = self.offset + self.samples, other.offset + other.samples
-        return self.split == other.split and self.offset < ends[1] and other.offset < ends[0]
+        """Say whether both certainly name a sample in common.
+
+        Where they differ in ``questions_per_image`` they count different samples, and the ranges
+        tell nothing: the images are compared once they are loaded.
+        """
+        alike = (self.split, self.questions_per_image) == (other.split, other.questions_per_image)
+        return alike and self.offset < other.end and other.offset < self.end
+
+    @property
+    def end(self) -> int:
+        """The first sample of the split after these."""
+        return self.offset + self.samples
 
 
 class StudySection(StrictModel):
@@ -261,6 +271,7 @@ class StudyConfig(StrictModel):
             except ConfigError as error:
                 problem = str(error).removeprefix("setting: ")
                 raise ValueError(f"search.budget: {budget}: {problem}") from None
+        self._check_claim()
         if all(methods.get(name).stage == "image" for name in self.search.method):
             raise ValueError(
                 "search.method: what these methods choose cannot be deployed, only compared with; "
@@ -274,6 +285,35 @@ class StudyConfig(StrictModel):
             )
         return self
 
+    def _check_claim(self) -> None:
+        objective, certify = self.study.objective, self.task.certify
+        metric = metrics.get(self.task.metric)
+        if objective.clip is not None and metric.bounded:
+            raise ValueError(
+                f"study.objective.clip: {metric.name} lies from 0 to 1 as it is; remove the key"
+            )
+        if certify is None:
+            if isinstance(objective, Certified):
+                raise ValueError(
+                    "task.certify is missing: the objective 'certified' tests its claim on a split "
+                    "of its own; add certify = {split = ..., samples = 600, questions_per_image "
+                    "= 1}, or choose another objective"
+                )
+            return
+        if not metric.bounded and objective.clip is None:
+            raise ValueError(
+                f"study.objective.clip is missing: {metric.name} has no least value, and a claim "
+                "about the mean of such scores cannot be tested; name one, such as -6.0 nats"
+            )
+        if (
+            isinstance(objective, Certified)
+            and objective.scale == "relative"
+            and not metric.bounded
+        ):
+            raise ValueError(
+                f"study.objective.scale: a share of {metric.name} means nothing; set 'absolute'"
+            )
+
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets of the study: those searched, or the objective's own."""
         objective = self.study.objective
@@ -282,8 +322,9 @@ class StudyConfig(StrictModel):
     def changed_since(self, older: StudyConfig) -> list[str]:
         """List the keys that may not change while a study is resumed but did.
 
-        The number of trials, the fit and report splits, the grid and the report may change: no
-        trial depends on them.
+        The number of trials, the fit, certify and report splits, the grid and the report may
+        change: no trial depends on them, and what was chosen before a certify or report split was
+        opened is recorded (``tuner.openings``).
         """
         kept = {
             "study": ["seed", "objective"],

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -101,13 +105,56 @@ class Task(ABC):
         self.max_new_tokens = options.max_new_tokens
         self.source = options.name
 
+    @property
+    def binary(self) -> bool:
+        """Whether its score is 0 or 1 and nothing between: true of exact match.
+
+        A task with a rule of its own whose scores are 0 or 1 says so here.
+        """
+        return type(self).score is Task.score
+
     @abstractmethod
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Return the samples ``offset`` to ``offset + count - 1`` of a split, in a fixed order.
 
+        ``count`` None asks for all of them, or for as many as are worth having.
+
         Raises:
             StudyError: An unknown split, or fewer samples than asked for.
         """
+
+    def draw(
+        self,
+        split: str,
+        count: int | None,
+        offset: int = 0,
+        *,
+        questions_per_image: int | None = None,
+        seed: int = 0,
+    ) -> list[Sample]:
+        """Return samples of a split thinned to a few questions an image; see ``few_an_image``.
+
+        This reads the whole split to thin it. A task overrides it where that is dear.
+
+        Args:
+            split: Name of the split.
+            count: How many samples of the thinned split; None for all.
+            offset: How many samples of the thinned split to skip.
+            questions_per_image: Questions of one image at most; None leaves the split as it is.
+            seed: Draws which.
+
+        Returns:
+            ``count`` samples; a larger count extends a smaller one.
+
+        Raises:
+            StudyError: An unknown split, or fewer samples than asked for.
+        """
+        if questions_per_image is None:
+            return self.samples(split, count, offset)
+        whole = self.samples(split, None)
+        few = few_an_image(((s.image_id, s.id) for s in whole), questions_per_image, seed)
+        where = f"{self.source}: {split}"
+        return [whole[few[i]] for i in wanted(len(few), count, offset, where, questions_per_image)]
 
     def score(self, prediction: str, sample: Sample) -> float:
         """Score an answer from 0 to 1; exact match unless the task has a rule of its own."""
@@ -116,6 +163,48 @@ class Task(ABC):
     def _prompt(self, question: str) -> str:
         ending = self._options.answer_format
         return f"{question}{self._before_format}{ending}" if ending else question
+
+
+def few_an_image(rows: Iterable[tuple[str, str]], most: int, seed: int) -> list[int]:
+    """Thin a split to a few questions an image.
+
+    Images come in the order of their first question, so ranges of the thinned split share no
+    image, but one that their border cuts.
+
+    Args:
+        rows: Image id and sample id of every sample of the split, in order.
+        most: Questions of one image at most.
+        seed: Draws which, for each image apart from the others.
+
+    Returns:
+        Places of the samples that are drawn, image by image.
+    """
+    by_image: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    for place, (image, sample) in enumerate(rows):
+        lot = hashlib.blake2b(json.dumps([seed, image, sample]).encode(), digest_size=16)
+        by_image[image].append((lot.digest(), place))
+    drawn = (heapq.nsmallest(most, lots) for lots in by_image.values())
+    return [place for lots in drawn for place in sorted(place for _, place in lots)]
+
+
+def wanted(
+    total: int, count: int | None, offset: int, where: str, questions_per_image: int | None = None
+) -> range:
+    """Return the places of ``count`` samples from ``offset`` on; all of them where None.
+
+    Raises:
+        StudyError: There are fewer; says how many, of a split that may be thinned.
+    """
+    end = total if count is None else offset + count
+    if end > total:
+        few = questions_per_image
+        unit = "question" if few == 1 else "questions"
+        thinned = "" if few is None else f" with {few} {unit} an image at most"
+        raise StudyError(
+            f"{where}: {count} samples from {offset} on were asked for and the split has "
+            f"{total}{thinned}; ask for fewer"
+        )
+    return range(offset, end)
 
 
 _TASKS: dict[str, type[Task]] = {}

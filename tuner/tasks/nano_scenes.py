@@ -14,8 +14,8 @@ from pydantic import Field
 
 from resprune.errors import StudyError, near_names
 from studies.nano.scenes import Scene, generate_scene, generate_wide_scene
-from studies.nano.splits import iter_questions
-from tuner.tasks.base import Sample, Task, TaskOptions, register
+from studies.nano.splits import QUESTIONS_PER_IMAGE, iter_questions
+from tuner.tasks.base import Sample, Task, TaskOptions, few_an_image, register
 
 _UNSEEN = ("tune", "fit", "certify", "report", "table")
 
@@ -58,6 +58,27 @@ class NanoScenes(Task):
             )
             for question in iter_questions(split, wanted, offset, draw)  # type: ignore[arg-type]
         ]
+
+    def draw(
+        self,
+        split: str,
+        count: int | None,
+        offset: int = 0,
+        *,
+        questions_per_image: int | None = None,
+        seed: int = 0,
+    ) -> list[Sample]:
+        """Generate the scenes of the range alone, and draw from each scene's eight questions."""
+        if questions_per_image is None:
+            return self.samples(split, count, offset)
+        few = min(questions_per_image, QUESTIONS_PER_IMAGE)
+        end = offset + (2000 if count is None else count)
+        first, last = offset // few, -(-end // few)
+        asked = self.samples(
+            split, (last - first) * QUESTIONS_PER_IMAGE, first * QUESTIONS_PER_IMAGE
+        )
+        drawn = few_an_image(((s.image_id, s.id) for s in asked), few, seed)
+        return [asked[i] for i in drawn[offset - first * few : end - first * few]]
 
 
 @register

@@ -10,7 +10,8 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,34 @@ from resprune.validation import StrictModel
 from tuner.imagefile import open_image
 from tuner.paths import FolderName
 from tuner.scoring import metrics
-from tuner.tasks.base import Sample, Task, TaskOptions, exact_match, register
+from tuner.tasks.base import (
+    Sample,
+    Task,
+    TaskOptions,
+    exact_match,
+    few_an_image,
+    register,
+    wanted,
+)
 from tuner.tasks.vqa_accuracy import vqa_accuracy
 
 _Row = tuple[str, Mapping[str, Any], Callable[[], Any]]
 """Where a row is, for messages; its cells by role, without empty ones; reads its image cell."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a split.
+
+    Attributes:
+        total: How many.
+        where: What messages call the split.
+        row: Reads one.
+    """
+
+    total: int
+    where: str
+    row: Callable[[int], _Row]
 
 
 class _Table(Task):
@@ -35,12 +59,44 @@ class _Table(Task):
     _folder: Path | None = None
 
     @abstractmethod
-    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]: ...
+    def _rows(self, split: str) -> _Rows: ...
 
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Read rows ``offset`` to ``offset + count - 1`` of a split."""
+        rows = self._rows(split)
+        places = wanted(rows.total, count, offset, rows.where)
+        return self._samples(split, map(rows.row, places))
+
+    def draw(
+        self,
+        split: str,
+        count: int | None,
+        offset: int = 0,
+        *,
+        questions_per_image: int | None = None,
+        seed: int = 0,
+    ) -> list[Sample]:
+        """Read the ids of all rows, and the images of those that are drawn."""
+        if questions_per_image is None:
+            return self.samples(split, count, offset)
+        rows = self._rows(split)
+        ids = map(self._ids, map(rows.row, range(rows.total)))
+        few = few_an_image(ids, questions_per_image, seed)
+        places = wanted(len(few), count, offset, rows.where, questions_per_image)
+        return self._samples(split, (rows.row(few[i]) for i in places))
+
+    def _ids(self, row: _Row) -> tuple[str, str]:
+        """Return the ids of a row's image and of the row."""
+        place, cells, cell = row
+        image_id = str(cells.get("image_id", ""))
+        return image_id or self._digest(place, cell), str(cells["id"])
+
+    def _digest(self, place: str, cell: Callable[[], Any]) -> str:
+        return hashlib.blake2b(self._encoded(place, cell)[0], digest_size=8).hexdigest()
+
+    def _samples(self, split: str, rows: Iterable[_Row]) -> list[Sample]:
         digests: dict[str, str] = {}
-        found = [self._sample(row, digests) for row in self._rows(split, count, offset)]
+        found = [self._sample(row, digests) for row in rows]
         ids = Counter(sample.id for sample in found)
         if len(ids) < len(found):
             raise StudyError(
@@ -57,7 +113,7 @@ class _Table(Task):
         question = self._transform(question.strip())
         image_id = str(cells.get("image_id", ""))
         if image_id not in digests:
-            digest = hashlib.blake2b(self._encoded(place, cell)[0], digest_size=8).hexdigest()
+            digest = self._digest(place, cell)
             image_id = image_id or digest
             digests[image_id] = digest
         return Sample(
@@ -158,7 +214,7 @@ class JsonLines(_Table):
             raise StudyError(f"task.folder: {options.folder}: no such folder")
         self.source = str(self._folder)
 
-    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]:
+    def _rows(self, split: str) -> _Rows:
         known = sorted(path.stem for path in self._folder.glob("*.jsonl"))
         if split not in known:
             raise StudyError(
@@ -171,11 +227,14 @@ class JsonLines(_Table):
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read as UTF-8 text ({error})") from error
         numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
-        for row in _wanted(len(numbered), count, offset, str(path)):
-            number, line = numbered[row]
-            cells = self._cells(line, f"{path}: line {number}")
-            cells = {"id": f"{split}-{number}", **cells}
-            yield f"{path}: line {number}", cells, partial(cells.get, "image_id")
+
+        def row(i: int) -> _Row:
+            number, line = numbered[i]
+            place = f"{path}: line {number}"
+            cells = {"id": f"{split}-{number}", **self._cells(line, place)}
+            return place, cells, partial(cells.get, "image_id")
+
+        return _Rows(len(numbered), str(path), row)
 
     def _cells(self, line: str, place: str) -> dict[str, Any]:
         try:
@@ -262,6 +321,11 @@ class HubVqa(_Table):
                 f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
             )
 
+    @property
+    def binary(self) -> bool:
+        """Whether the scorer is ``exact``."""
+        return self._options.scorer == "exact"
+
     def score(self, prediction: str, sample: Sample) -> float:
         """Score an answer with the study's scorer."""
         rule = vqa_accuracy if self._options.scorer == "vqa" else exact_match
@@ -271,7 +335,7 @@ class HubVqa(_Table):
         capitalize = self._options.question_transform == "capitalize"
         return question.capitalize() if capitalize else question
 
-    def _rows(self, split: str, count: int | None, offset: int) -> Iterator[_Row]:
+    def _rows(self, split: str) -> _Rows:
         import datasets
 
         where = f"{self.source}: {split}"
@@ -293,12 +357,18 @@ class HubVqa(_Table):
         if isinstance(images.features[image], datasets.Image):
             images = images.cast_column(image, datasets.Image(decode=False))
         text = data.select_columns(sorted(set(columns.values())))
-        for row in _wanted(len(data), count, offset, where):
-            given = text[row]
+
+        def row(i: int) -> _Row:
+            given = text[i]
             cells = {role: given[column] for role, column in columns.items()}
             cells = {role: cell for role, cell in cells.items() if cell not in (None, "")}
-            cell = partial(_cell, images, row, image)
-            yield f"{where}: row {row}", {"id": f"{split}-{row}", **cells}, cell
+            return (
+                f"{where}: row {i}",
+                {"id": f"{split}-{i}", **cells},
+                partial(_cell, images, i, image),
+            )
+
+        return _Rows(len(data), where, row)
 
     def _open(self, split: str) -> Any:
         """Open a split, memory-mapped."""
@@ -325,16 +395,6 @@ class HubVqa(_Table):
 
 def _cell(table: Any, row: int, column: str) -> Any:
     return table[row][column]
-
-
-def _wanted(total: int, count: int | None, offset: int, where: str) -> range:
-    end = total if count is None else offset + count
-    if end > total:
-        raise StudyError(
-            f"{where}: {count} samples from {offset} on were asked for and the split has {total}; "
-            "ask for fewer"
-        )
-    return range(offset, end)
 
 
 def _inside(folder: Path, name: str, place: str) -> Path:

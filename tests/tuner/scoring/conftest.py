@@ -11,9 +11,10 @@ from resprune.prompt import PromptReader
 from resprune.testing.tiny import tiny_qwen
 from tuner import tasks
 from tuner.scoring import metrics
+from tuner.scoring.bench import Bench
 from tuner.scoring.model import load_backbone
 from tuner.scoring.outcomes import Outcomes
-from tuner.scoring.split import Bench, Split
+from tuner.scoring.split import Split
 from tuner.scoring.visual import VisualCache
 from tuner.study import BackboneSection
 

@@ -1,6 +1,7 @@
 """A split against what it stands for: attach and generate, one sample at a time."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -166,10 +167,30 @@ def test_outcomes_of_another_model_do_not_collide(make_split, random_llava, nano
     assert again.prefills == 0
 
 
+def test_each_kept_set_has_its_own_outcome(make_split, nano_llava, scenes):
+    """Settings that keep other tokens, asked for at once, against ``attach`` one by one."""
+    samples = scenes[:6]
+    settings = [SETTING, SETTING.at(3), Setting.of("l2_norm", 11), unpruned()]
+    split = make_split(nano_llava, samples)
+    plans = split.plans(settings)
+    found = split.first_token_likelihoods(plans)
+    expected = [served(split, nano_llava, config_of(each))[1] for each in settings]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    for one, other in itertools.combinations(expected, 2):
+        assert abs(one - other).max() > 0.01
+    # and so from the file, in another order
+    again = make_split(nano_llava, samples)
+    assert np.array_equal(again.first_token_likelihoods(plans[::-1]), found[::-1])
+    assert again.prefills == 0
+
+
 def test_outcomes_follow_the_image_and_the_prompt(make_split, nano_llava, scenes):
     """A sample of the same name whose image, question or gold answer changed is scored anew."""
     make_split(nano_llava, scenes).score(SETTING)
     sample = scenes[0]
+    unchanged = make_split(nano_llava, [sample])
+    unchanged.score(SETTING)
+    assert unchanged.prefills == 0
     changed = [
         dataclasses.replace(sample, image_version="2"),
         dataclasses.replace(sample, prompt=scenes[1].prompt),
@@ -177,8 +198,24 @@ def test_outcomes_follow_the_image_and_the_prompt(make_split, nano_llava, scenes
     ]
     for other in changed:
         split = make_split(nano_llava, [other])
-        split.score(unpruned())
+        split.score(SETTING)
         assert split.prefills == 1, other
+
+
+def test_another_version_of_an_image_is_another_image(make_split, nano_llava, scenes, tmp_path):
+    """One id in one run folder: what is scored is the picture that is there now."""
+    sample = scenes[0]
+    turned = dataclasses.replace(
+        sample,
+        image_version="turned",
+        load=lambda: sample.load_image().transpose(Image.Transpose.ROTATE_180),
+    )
+    setting = SETTING.at(22)
+    before, after = (make_split(nano_llava, [each]) for each in (sample, turned))
+    found = [split.first_token_likelihoods(split.plans([setting])) for split in (before, after)]
+    _, expected = served(after, nano_llava, config_of(setting))
+    assert np.allclose(found[1], [expected], atol=1e-3)
+    assert not np.allclose(*found, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Encoder outputs in the run folder: reused, keyed by the model, and mended when damaged."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -61,6 +62,24 @@ def test_another_model_is_encoded_anew(tmp_path, backbone, samples):
     other = cache(tmp_path, backbone, key="other")
     other.load(samples)
     assert other.encoder_calls == 3
+
+
+def test_versions_of_an_image_are_kept_apart(tmp_path, backbone, samples):
+    old, other = samples[0], samples[-1]
+    new = dataclasses.replace(old, image_version="2", load=other.load)
+    assert image_key(old) != image_key(new)
+    alone = cache(tmp_path / "alone", backbone)
+    alone.load([other])
+    expected = alone[image_key(other)].tokens
+    together = cache(tmp_path, backbone)
+    together.load([old])
+    together.load([new])
+    after = cache(tmp_path, backbone)  # in the same place in another run
+    after.load([new])
+    assert after.encoder_calls == 0
+    for held in (together, after):
+        assert torch.allclose(held[image_key(new)].tokens, expected, atol=1e-5)
+    assert not torch.allclose(together[image_key(old)].tokens, expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

@@ -1,0 +1,72 @@
+"""What ``resprune-tune plan`` and ``certify`` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from tuner.output import certified
+from tuner.output.wording import Scale, duration
+
+if TYPE_CHECKING:
+    from tuner.certifying import Certification
+    from tuner.planning import StudyPlan
+
+
+def show_plan(plan: StudyPlan, console: Console) -> None:
+    """Print a plan: what the claim needs at each budget, then what each split needs and costs."""
+    scale = Scale()
+    console.print(
+        f"Claim: {certified.claim_text(plan.claim, scale)}, with {plan.claim.confidence:.0%} "
+        f"confidence ({plan.test} test; fewer than {plan.least_images:,} images could prove "
+        f"nothing).\nFlips: {plan.source}.",
+        markup=False,
+        highlight=False,
+    )
+    table = Table(title="Certify images for the claim at 80 % power", title_justify="left")
+    for head in ("budget", "turned wrong", "turned right", "at this loss", "if tuning closes it"):
+        table.add_column(head, justify="right")
+    for row in plan.budgets:
+        table.add_row(
+            row.budget,
+            f"{row.worse:.1%}",
+            f"{row.better:.1%}",
+            "not at any number" if row.images is None else f"{row.images:,}",
+            "-" if row.images_if_level is None else f"{row.images_if_level:,}",
+        )
+    console.print(table)
+    table = Table(title="Splits, with one question an image", title_justify="left")
+    for head in ("split", "questions given", "images needed", "passes at most", "time here"):
+        table.add_column(head, justify="right")
+    table.add_column("needed")
+    for each in plan.splits:
+        table.add_row(
+            each.split,
+            f"{each.has:,}",
+            "-" if each.needs is None else f"{each.needs:,}",
+            f"{each.passes:,}",
+            "-" if each.seconds is None else duration(each.seconds),
+            each.why,
+        )
+    console.print(table)
+
+
+def show_certification(found: Certification, console: Console) -> None:
+    """Print the verdict on a claim, then its numbers."""
+    scale = Scale()
+    console.print(
+        f"{found.verdict}: {certified.claim_text(found.claim, scale)}, at budget {found.budget} "
+        f"(confidence {found.claim.confidence:.0%})",
+        markup=False,
+        highlight=False,
+    )
+    unit = " % of the score" if found.claim.scale == "relative" else " points"
+    console.print(
+        f"{found.images:,} of {found.split.images:,} images, {found.questions:,} questions: "
+        f"measured loss {100 * found.loss:.1f}{unit}; {found.worse:,} scores fell and "
+        f"{found.better:,} rose; {found.test} test, p = {certified.p_text(found.p_value)}",
+        markup=False,
+        highlight=False,
+    )
