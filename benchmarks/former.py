@@ -13,9 +13,33 @@ from tuner.alpha.candidates import CANDIDATES, fit_candidate
 from tuner.alpha.scaling import Scaler
 from tuner.results.statistics import standard_error
 
+TOLERANCE = 0.02  # a share of the unpruned tune score
 _STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _GUARD = 1.64
 _FOLDS, _REPEATS = 5, 2
+
+
+def former_recommendation(scores: Mapping[int, float], unpruned: float) -> tuple[int, bool]:
+    """Recommend a budget: the fewest tokens within 2 % of unpruned on tune, else the knee.
+
+    The knee lies farthest above the line between the ends of the front, tokens on a log scale.
+
+    Args:
+        scores: Mean tune score by tokens.
+        unpruned: That of the unpruned model.
+
+    Returns:
+        Tokens, and whether they were claimed to be within 2 %.
+    """
+    within = [tokens for tokens, score in scores.items() if score >= (1 - TOLERANCE) * unpruned]
+    if within:
+        return min(within), True
+    budgets = sorted(scores)
+    x = np.log(np.array(budgets, dtype=np.float64))
+    y = np.array([scores[budget] for budget in budgets])
+    height = max(float(y[-1] - y[0]), 1e-12)
+    above = (y - y[0]) / height - (x - x[0]) / (x[-1] - x[0])
+    return budgets[int(np.argmax(above))], False
 
 
 def former_guard(

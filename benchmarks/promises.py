@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks.choosing import shipped
+from benchmarks.former import TOLERANCE, former_recommendation
 from benchmarks.replay import SAMPLERS, Draw, Grid, choose, draw, first_samples
 from benchmarks.replays import logged, replays
-from benchmarks.table import Floats, Table
-from tuner.certificate import exact_p_value
-from tuner.scoring import metrics
-from tuner.search.objectives import Pareto
+from benchmarks.table import Table
+from resprune.budget import Count
+from resprune.certificate import Claim
+from tuner.certificate import Entry, Split, order_by_promise
+from tuner.certificate import certify as certificate
 
 BUDGETS = (98, 64, 43, 22, 11, 6)
 OLD_BUDGETS = {"43 to 6": (43, 22, 11, 6), "98 to 6": BUDGETS}
@@ -39,44 +41,42 @@ CONFIDENCE = 0.95
 TUNE, CERTIFY = (300, 1), (600, 1)  # images and questions of each
 OLD_TUNE, OLD_SAMPLES = (38, 8), 300
 TRIALS = 64
-TOLERANCE = 0.02  # of the old rule, a share of the unpruned tune score
-
-p_value = lru_cache(maxsize=None)(exact_p_value)
-
-
-def flips(table: Table, row: int, split: Draw) -> tuple[int, int]:
-    """Count right answers turned wrong, and wrong ones turned right."""
-    before, after = table.right[np.ix_(np.array([table.unpruned, row]), split.samples)]
-    return int((before & ~after).sum()), int((~before & after).sum())
-
-
-def in_order(counts: Mapping[int, tuple[int, int]], n: int, loss: float) -> list[int]:
-    """Order budgets for testing, the surest first; ties go to the larger.
-
-    One flip is added to both counts, so that the standard error is never 0.
-    """
-
-    def sureness(budget: int) -> tuple[float, int]:
-        worse, better = counts[budget]
-        share = (worse - better) / n
-        error = np.sqrt(((worse + better + 2) / n - share**2) / n)
-        return float((loss - share) / error), budget
-
-    return sorted(counts, key=sureness, reverse=True)
 
 
 def certify(
     table: Table, chosen: Mapping[int, int], tune: Draw, fresh: Draw, loss: float
 ) -> list[int]:
-    """Certify budgets one after the other, and stop at the first that fails."""
-    n = len(fresh.samples)
-    counts = {budget: flips(table, row, tune) for budget, row in chosen.items()}
-    found = []
-    for budget in in_order(counts, len(tune.samples), loss):
-        if p_value(*flips(table, chosen[budget], fresh), n, loss) > 1 - CONFIDENCE:
-            break
-        found.append(budget)
-    return found
+    """Test the chosen settings in the order of their promise, as a study does.
+
+    Args:
+        table: The table.
+        chosen: Row by budget.
+        tune: Split that the order comes from.
+        fresh: The certify split, one question an image.
+        loss: Of the claim.
+
+    Returns:
+        The budgets that were certified, in the order of testing.
+    """
+    claim = Claim(loss=loss, confidence=CONFIDENCE)
+    entries = [Entry(Count(count=budget), budget) for budget in chosen]
+    rows = [table.scores(row, tune.samples) for row in chosen.values()]
+    unpruned = table.scores(table.unpruned, tune.samples)
+    order = order_by_promise(entries, rows, unpruned, _names(tune), claim)
+    names = _names(fresh)
+    split = Split(table.scores(table.unpruned, fresh.samples), names, names)
+    tested = certificate(
+        [entries[place] for place in order],
+        lambda entry: table.scores(chosen[entry.tokens], fresh.samples),
+        split,
+        claim,
+        "exact",
+    )
+    return [each.tokens for each in tested if each.certified]
+
+
+def _names(split: Draw) -> list[str]:
+    return [str(image) for image in split.images]
 
 
 def study(table: Table, sampler: str, number: int) -> dict[str, Any]:
@@ -90,13 +90,11 @@ def study(table: Table, sampler: str, number: int) -> dict[str, Any]:
         "old": {},
     }
     old_tune = first_samples(draw(table, *OLD_TUNE, rng), OLD_SAMPLES)
-    metric = metrics.get("score")
     for name, budgets in OLD_BUDGETS.items():
         old = _search(table, sampler, budgets, old_tune, number)
         means = {b: float(table.right[row, old_tune.samples].mean()) for b, row in old.items()}
         unpruned = float(table.right[table.unpruned, old_tune.samples].mean())
-        tokens, _ = Pareto(tolerance=TOLERANCE).recommend(means, unpruned, metric)
-        claimed = means[tokens] >= metric.floor(unpruned, TOLERANCE)
+        tokens, claimed = former_recommendation(means, unpruned)
         found["old"][name] = {"tokens": tokens, "row": old[tokens], "claimed": claimed}
     return found
 
@@ -105,7 +103,7 @@ def _search(
     table: Table, sampler: str, budgets: Sequence[int], tune: Draw, seed: int
 ) -> dict[int, int]:
     space = Grid(table, budgets)
-    scores: Floats = table.right[:, tune.samples].mean(axis=1)
+    scores = table.right[:, tune.samples].mean(axis=1)
     tried = SAMPLERS[sampler](space, table, scores, TRIALS, seed)
     return choose(space, table, tried, tune, shipped)
 
@@ -146,7 +144,7 @@ def study_rows(table: Table, found: Sequence[Mapping[str, Any]]) -> list[dict[st
     for name in OLD_BUDGETS:
         old = [each["old"][name] for each in found]
         claimed = [o for o in old if o["claimed"]]
-        floor = metrics.get("score").floor(unpruned, TOLERANCE)
+        floor = (1 - TOLERANCE) * unpruned
         rows.append(
             {"rule": f"2 % on tune, {name}", "studies": len(found), "promised": len(claimed),
              "broken": sum(table.truth[o["row"]] < floor - 1e-12 for o in claimed),

@@ -97,6 +97,11 @@ class Table:
         """Samples of each image."""
         return tuple(np.flatnonzero(self.images == i) for i in range(int(self.images.max()) + 1))
 
+    def scores(self, row: int, samples: Ints) -> Floats:
+        """Return the scores of one row on some samples, shape (n,)."""
+        scores: Floats = self.right[row, samples].astype(np.float64)
+        return scores
+
     def row(self, setting: Setting) -> int:
         """Return the row of a setting.
 

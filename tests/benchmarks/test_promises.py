@@ -4,26 +4,37 @@ import numpy as np
 import pytest
 
 from benchmarks import promises
-from benchmarks.replay import Draw
+from benchmarks.replay import draw
+from tuner.certificate import exact_p_value
 
 
-def test_flips_are_counted_one_by_one(table):
-    row = table.rows("resprune", 11)[5]
-    split = Draw(np.array([3, 3, 700, 41, 99]), np.arange(5))
-    before, after = table.right[table.unpruned], table.right[row]
-    worse = sum(bool(before[i]) and not after[i] for i in split.samples)
-    better = sum(not before[i] and bool(after[i]) for i in split.samples)
-    assert promises.flips(table, row, split) == (worse, better)
+def test_a_certificate_is_that_of_the_counts(table):
+    """The order and the p-values by hand, down to the first that fails."""
+    rng = np.random.default_rng(3)
+    for number in range(6):
+        tune, fresh = draw(table, 300, 1, rng), draw(table, 600, 1, rng)
+        chosen = {b: table.rows("resprune", b)[12 + number] for b in (98, 64, 43, 22)}
 
+        def counts(row, split):
+            before, after = table.right[table.unpruned], table.right[row]
+            worse = sum(bool(before[i]) and not after[i] for i in split.samples)
+            better = sum(not before[i] and bool(after[i]) for i in split.samples)
+            return worse, better
 
-def test_the_first_budget_that_fails_ends_the_tests(table, monkeypatch):
-    chosen = {b: table.rows("resprune", b)[0] for b in (98, 64, 43)}
-    split = Draw(np.arange(600), np.arange(600))
-    monkeypatch.setattr(promises, "in_order", lambda counts, n, loss: [64, 98, 43])
-    for p, certified in (([0.01, 0.2, 0.01], [64]), ([0.05, 0.05, 0.06], [64, 98])):
-        values = iter(p)
-        monkeypatch.setattr(promises, "p_value", lambda *_, values=values: next(values))
-        assert promises.certify(table, chosen, split, split, 0.02) == certified
+        def promise(budget, tune=tune, chosen=chosen):
+            worse, better = counts(chosen[budget], tune)
+            lost = (worse - better) / 300
+            variance = ((worse + better) / 300 - lost**2) / 299 + 2 / 300**2
+            return (0.05 - lost) / np.sqrt(variance), budget
+
+        expected = []
+        for budget in sorted(chosen, key=promise, reverse=True):
+            if exact_p_value(*counts(chosen[budget], fresh), 600, 0.05) > 0.05:
+                break
+            expected.append(budget)
+        assert promises.certify(table, chosen, tune, fresh, 0.05) == expected
+        assert 98 in expected
+        assert 22 not in expected  # it loses 10 points
 
 
 def test_the_summary_counts_promises_against_the_truth(table):
