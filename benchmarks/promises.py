@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from benchmarks.choosing import shipped
 from benchmarks.former import TOLERANCE, former_recommendation
 from benchmarks.replay import SAMPLERS, Draw, Grid, choose, draw, first_samples
 from benchmarks.replays import logged, replays
 from benchmarks.table import Table
+from benchmarks.wilson import share
 from resprune.budget import Count
 from resprune.certificate import Claim
 from tuner.certificate import Entry, Split, order_by_promise
@@ -108,14 +108,6 @@ def _search(
     return choose(space, table, tried, tune, shipped)
 
 
-def share(count: int, total: int) -> str:
-    """Write a share with its 95 % interval (Wilson)."""
-    if total == 0:
-        return "none"
-    found = binomtest(count, total).proportion_ci(method="wilson")
-    return f"{100 * count / total:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
 def study_rows(table: Table, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Count what was promised and what was broken, one row a rule.
 
@@ -185,7 +177,7 @@ def main() -> None:
     import optuna
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("studies",))
+    parser.add_argument("what", choices=("studies", "adaptive"))
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--log", type=Path, required=True, help="one JSON line a replay")
     parser.add_argument("--summary", action="store_true", help="sum up the log; run nothing")
@@ -195,8 +187,15 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table.shipped() if args.table is None else Table.load(args.table)
     replay = partial(study, table, args.sampler)
+    if args.what == "adaptive":
+        from benchmarks import guards
+
+        replay = guards.Guards(table, BUDGETS).replay
     found = logged(args.log) if args.summary else replays(args.log, args.count, replay)
-    print(study_summary(table, found))
+    if args.what == "adaptive":
+        print(guards.summary(BUDGETS, found))
+    else:
+        print(study_summary(table, found))
 
 
 if __name__ == "__main__":
