@@ -192,9 +192,7 @@ def _drawn(samples: Sequence[Sample], seed: int) -> list[list[Sample]]:
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.image_id, []).append(sample)
-    images = list(groups.values())
-    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
-    return [images[i] for i in order]
+    return [groups[image] for image in certificate.drawn_order(list(groups), seed)]
 
 
 def _betting(

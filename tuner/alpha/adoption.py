@@ -45,10 +45,10 @@ def adopt(
 ) -> tuple[list[CvRow], str]:
     """Choose a try at one budget, or none.
 
-    Of the tries whose gain is shown by image the one that gains most is chosen (ties: the simpler
-    regressor, the smaller strength); it must be shown by wording too. With a single wording there
-    is no other to hold out, and none is ever served but that one: by image is enough. With a few
-    nothing can be shown, and the best fixed arm serves.
+    Of the tries whose gain is shown by image and by wording the one that gains most by image is
+    chosen (ties: the simpler regressor, the smaller strength). With a single wording there is no
+    other to hold out, and none is ever served but that one: by image is enough. With a few nothing
+    can be shown, and the best fixed arm serves.
 
     Args:
         budget: Visual tokens kept.
@@ -63,21 +63,23 @@ def adopt(
     names = tries()
     wording = [None] * len(names) if by_wording is None else list(by_wording)
     shown = [i for i, evidence in enumerate(by_image) if evidence.shown]
-    best = max(shown, key=lambda i: by_image[i].gain, default=None)
+    both = [i for i in shown if (held := wording[i]) is None or held.shown]
     why = ""
     if images < MIN_IMAGES:
         why = f"too few images: {images}, and a gain is shown with {MIN_IMAGES} or more"
-    elif best is None:
+    elif not shown:
         why = f"no gain by image is shown {_at(by_image)}"
     elif 1 < forms < MIN_FORMS:
         why = (
             f"too few wordings: {forms} question forms, and a gain is shown by wording with "
             f"{MIN_FORMS} or more (or with one alone, which then is all that is served)"
         )
-    elif (held := wording[best]) is not None and not held.shown:
-        why = f"the gain by image is not shown by wording {_at([held])}"
+    elif not both:
+        held_out = [held for i in shown if (held := wording[i]) is not None]
+        why = f"no gain that is shown by image is shown by wording too {_at(held_out)}"
+    best = None if why else max(both, key=lambda i: by_image[i].gain)
     rows = [
-        CvRow(budget, name, strength, image, held, chosen=i == best and not why)
+        CvRow(budget, name, strength, image, held, chosen=i == best)
         for i, ((name, strength), image, held) in enumerate(
             zip(names, by_image, wording, strict=True)
         )

@@ -115,3 +115,9 @@ def verdict(tested: Tested) -> str:
     if tested.p_value is None:
         return "not tested"
     return "certified" if tested.certified else "not certified"
+
+
+def openings_text(results: Results) -> str:
+    """Say that the report split was opened again, with other choices or images; else nothing."""
+    times = results.report_openings
+    return f"The report split was opened {times} times by this study." if times > 1 else ""

@@ -48,6 +48,7 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         certified=certified,
         promise=certified.promise(results, scale),
         nearest=certified.nearest(results, scale),
+        reopened=certified.openings_text(results),
         kinds=KINDS,
         label_of=label_of,
         meaning=metrics.get(results.study["task"]["metric"]).meaning,

@@ -269,6 +269,11 @@ class StudyConfig(StrictModel):
             except ConfigError as error:
                 problem = str(error).removeprefix("setting: ")
                 raise ValueError(f"search.budget: {budget}: {problem}") from None
+        if self.study.trials < len(self.budgets()):
+            raise ValueError(
+                f"study.trials: {self.study.trials} are fewer than the {len(self.budgets())} "
+                "budgets; give at least one a budget"
+            )
         self._check_claim()
         if all(methods.get(name).stage == "image" for name in self.search.method):
             raise ValueError(
