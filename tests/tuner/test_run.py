@@ -17,10 +17,10 @@ from tuner.results.schema import Results
 from tuner.results.statistics import Intervals
 from tuner.run import run_study, summary
 from tuner.scoring.split import Split
-from tuner.stages.adaptive import plans_by_prompt
 from tuner.stages.baselines import METHODS, baseline, fixed_policies, random_scores
 from tuner.stages.facts import _left_out
 from tuner.stages.opened import OpenedStudy
+from tuner.stages.policies import plans_by_prompt
 from tuner.study import load_study, study_from_dict
 
 
