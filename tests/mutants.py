@@ -1,6 +1,6 @@
 """Breaks one line at a time and says whether a test notices.
 
-    python -m tests.mutants                          every mutant, half an hour or more
+    python -m tests.mutants                          every mutant, a quarter of an hour or more
     python -m tests.mutants --only relevance-floor   one; may be given again
     python -m tests.mutants --list                   their names, and why each matters
 
