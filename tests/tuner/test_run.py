@@ -17,10 +17,11 @@ from tuner.results.schema import Results
 from tuner.results.statistics import Intervals
 from tuner.run import run_study, summary
 from tuner.scoring.split import Split
-from tuner.stages.adaptive import Fitted, fit_adaptive, plans_by_prompt
+from tuner.stages.adaptive import Fitted, fit_adaptive
 from tuner.stages.baselines import METHODS, baseline, fixed_policies, random_scores
 from tuner.stages.facts import _left_out
 from tuner.stages.opened import OpenedStudy
+from tuner.stages.policies import plans_by_prompt
 from tuner.stages.report import report_split
 from tuner.study import load_study, study_from_dict
 
