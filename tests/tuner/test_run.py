@@ -97,8 +97,9 @@ def test_every_row_is_there_once(found):
     adopted = [c.tokens for c in found.chosen if isinstance(c.policy, Adaptive)]
     assert [row.tokens for row in found.adaptive] == adopted
     assert [n for kind, _, n in names if kind == "adaptive"] == adopted
-    served = ", ".join(str(c.tokens) for c in found.chosen if c.tokens not in adopted)
-    assert any(f"all prompts at the budgets {served}:" in note for note in found.notes)
+    (note,) = [note for note in found.notes if "all prompts at the budgets" in note]
+    for chosen in found.chosen:  # each with its reason
+        assert (f"{chosen.tokens} (" in note) == (chosen.tokens not in adopted)
     assert {curve.split for curve in found.curves} == {"tune", "fit"}
 
 
