@@ -23,6 +23,7 @@ from tuner.stages.opened import OpenedStudy
 from tuner.study import StudyConfig
 
 POWER = 0.8
+_TIMED = 20  # samples scored for the time alone
 _SURE = 1.96  # standard errors of a 95 % interval
 _FAMILY = 2.9  # of a gain that stands out among all tries of the adaptive guard
 _POWER_ERRORS = 0.84  # standard errors that a power of 80 % asks for on top
@@ -56,7 +57,7 @@ class PlannedSplit(StrictModel):
         needs: Images it needs, with one question each.
         why: What they are needed for.
         passes: Forward passes of the language model, at most.
-        seconds: What those take here; None where nothing was timed.
+        seconds: What those take here.
     """
 
     split: str
@@ -64,7 +65,7 @@ class PlannedSplit(StrictModel):
     needs: int | None
     why: str
     passes: int
-    seconds: float | None
+    seconds: float
 
 
 class StudyPlan(StrictModel):
@@ -75,10 +76,10 @@ class StudyPlan(StrictModel):
         claim: What it claims.
         test: How that is tested.
         source: Where the shares of flips come from.
-        least_images: With fewer no outcome could prove the claim.
+        least_images: With fewer, no policy that turns no wrong answer right could be certified.
         budgets: By budget, from many tokens to few.
         splits: By split.
-        passes_per_second: Of the pilot, None without one.
+        passes_per_second: Of the pilot.
     """
 
     study: str
@@ -88,7 +89,7 @@ class StudyPlan(StrictModel):
     least_images: int
     budgets: list[PlannedBudget]
     splits: list[PlannedSplit]
-    passes_per_second: float | None
+    passes_per_second: float
 
 
 def plan_study(
@@ -132,28 +133,26 @@ def plan_study(
                 "a loss, such as { kind = 'certified', loss = 0.02 }"
             )
         budgets = opened.budgets()
-        speed = unpruned_score = None
+        if worse is not None and asked.claim.scale == "relative":
+            raise StudyError(
+                "--worse and --better: a share of the unpruned score is claimed, which only a "
+                "pilot tells; leave both out"
+            )
+        progress.stage("pilot")
+        samples = opened.samples["tune"][: pilot if worse is None else _TIMED]
+        split = Split("tune", samples, opened.bench)
+        begin = time.perf_counter()
+        whole = split.score(unpruned())
+        kept = [split.score(opened.paper(budget)) for budget in budgets]
+        speed = split.prefills / (time.perf_counter() - begin)
         if worse is not None and better is not None:
-            if asked.claim.scale == "relative":
-                raise StudyError(
-                    "--worse and --better: a share of the unpruned score is claimed, which only a "
-                    "pilot tells; leave both out"
-                )
             shares = [(worse, better)] * len(budgets)
             source = "a guess"
         else:
-            progress.stage("pilot")
-            samples = opened.samples["tune"][:pilot]
-            split = Split("tune", samples, opened.bench)
-            begin = time.perf_counter()
-            whole = split.score(unpruned())
-            kept = [split.score(opened.paper(budget)) for budget in budgets]
-            unpruned_score = float(whole.mean())
-            speed = split.prefills / (time.perf_counter() - begin)
             shares = [(float((k < whole).mean()), float((k > whole).mean())) for k in kept]
             source = f"a pilot of {len(samples)} tune samples under the paper's default"
         planned = [
-            _budget(str(budget), *each, asked.claim, asked.test, unpruned_score)
+            _budget(str(budget), *each, asked.claim, asked.test, float(whole.mean()))
             for budget, each in zip(budgets, shares, strict=True)
         ]
         return StudyPlan(
@@ -162,11 +161,7 @@ def plan_study(
             test=asked.test,
             source=source,
             least_images=certificate.images_to_prove(
-                asked.claim,
-                asked.test,
-                not opened.bench.metric.compares,
-                asked.split.questions_per_image,
-                asked.clip,
+                asked.claim, asked.test, False, asked.split.questions_per_image, asked.clip
             ),
             budgets=planned,
             splits=_splits(opened, planned, asked.claim, speed),
@@ -175,7 +170,7 @@ def plan_study(
 
 
 def _budget(
-    budget: str, worse: float, better: float, claim: Claim, test: TestName, whole: float | None
+    budget: str, worse: float, better: float, claim: Claim, test: TestName, whole: float
 ) -> PlannedBudget:
     flips = (worse + better) / 2
     return PlannedBudget(
@@ -188,15 +183,15 @@ def _budget(
 
 
 def _splits(
-    opened: OpenedStudy, planned: Sequence[PlannedBudget], claim: Claim, speed: float | None
+    opened: OpenedStudy, planned: Sequence[PlannedBudget], claim: Claim, speed: float
 ) -> list[PlannedSplit]:
     study, count = opened.study, len(planned)
     # the least pruned budget is what the claim will hold for, if for any
     first = planned[0]
     variance = max(first.worse + first.better - (first.worse - first.better) ** 2, 1e-4)
     spread = math.sqrt(variance) / claim.loss
-    arms = len(study.alpha.grid)
-    grid = arms * count
+    grid = len(study.alpha.grid) * count
+    fitted = len(study.alpha.grid) * (len(study.alpha.budgets) or count)
     tries = study.study.trials * len(study.search.method)
     rows = {
         "tune": (
@@ -207,7 +202,7 @@ def _splits(
         "fit": (
             math.ceil(((_FAMILY + _POWER_ERRORS) * spread) ** 2),
             "to see a gain of the claim's loss from choosing by prompt",
-            grid,
+            fitted,
         ),
         "certify": (
             first.images if first.images is not None else first.images_if_level,
@@ -232,7 +227,7 @@ def _splits(
                 needs=needs,
                 why=why,
                 passes=passes,
-                seconds=None if speed is None else round(passes / speed, 1),
+                seconds=round(passes / speed, 1),
             )
         )
     return found

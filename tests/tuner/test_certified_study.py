@@ -260,3 +260,9 @@ def test_exact_says_which_test_fits(tmp_path):
     study = make(samples=40, per_image=2, study={"name": "claims", "objective": objective})
     with pytest.raises(StudyError, match="betting"):
         run_study(study, tmp_path)
+
+
+def test_too_few_images_for_a_policy_that_mends_nothing_are_warned_of(tmp_path):
+    study = make(loss=0.02, trials=1, search={"budget": [64]})
+    with pytest.warns(UserWarning, match="give 149 or more"):
+        run_study(study, tmp_path)

@@ -28,6 +28,7 @@ _TITLES = {
     "baselines": "Baselines on the tune split",
     "adaptive": "Outcomes of the arms on the fit split",
     "alpha predictor": "Fitting the predictor",
+    "pilot": "Pilot on the tune split",
     "certify": "Testing what was chosen on the certify split",
     "report": "Scoring what was chosen on the report split",
 }

@@ -20,8 +20,8 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     scale = Scale()
     console.print(
         f"Claim: {certified.claim_text(plan.claim, scale)}, with {plan.claim.confidence:.0%} "
-        f"confidence ({plan.test} test; fewer than {plan.least_images:,} images could prove "
-        f"nothing).\nFlips: {plan.source}.",
+        f"confidence ({plan.test} test). A policy that turns no wrong answer right needs "
+        f"{plan.least_images:,} images at least.\nFlips: {plan.source}.",
         markup=False,
         highlight=False,
     )
@@ -47,7 +47,7 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
             f"{each.has:,}",
             "-" if each.needs is None else f"{each.needs:,}",
             f"{each.passes:,}",
-            "-" if each.seconds is None else duration(each.seconds),
+            duration(each.seconds),
             each.why,
         )
     console.print(table)

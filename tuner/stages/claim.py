@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,13 @@ def claim_test(study: StudyConfig, task: Task, samples: Sequence[Sample]) -> Cla
         questions_per_image=split.questions_per_image,
         clip=objective.clip,
     )
+    least = certificate.least_images(claim.loss, claim.confidence)
+    if test == "exact" and split.images < least:
+        warnings.warn(
+            f"task.certify: with {split.images} images a policy that turns no wrong answer right "
+            f"cannot be certified to lose less than {claim.loss:g}; give {least} or more",
+            stacklevel=3,
+        )
     return ClaimTest(claim, test, objective.clip, split)
 
 
