@@ -85,16 +85,19 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         candidates += points
         chosen = choose(candidates, budgets, tune.images)
     settings = {budget: candidate.setting for budget, candidate in chosen.items()}
+    fitted = None
+    if study.alpha.adaptive:
+        with opened.stage("adaptive"):
+            fitted = fit_adaptive(opened, settings)
+        if fitted is not None:
+            drawn += fit_curves(opened, fitted)
+            # every arm was scored on the fit split, which chooses better than the tune split alone
+            settings |= {b: fixed(policy) for b, policy in fitted.policies.items()}
     with opened.stage("baselines"):
         others = rivals(candidates, settings, tune.images)
         named = {b: fixed_policies(opened, s, others[b]) for b, s in settings.items()}
         measured = {b: score(tune, each, opened.seed) for b, each in named.items()}
         best_fixed = {b: best_on_tune(scored) for b, scored in measured.items()}
-    fitted = None
-    if study.alpha.adaptive:
-        with opened.stage("adaptive"):
-            fitted = fit_adaptive(opened, settings)
-            drawn += fit_curves(opened, fitted) if fitted is not None else []
     policies = {budget: deployed(setting, fitted) for budget, setting in settings.items()}
     with opened.stage("certify"):
         certificate = certify_policies(opened, policies, fitted)
@@ -119,12 +122,12 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         curves=drawn,
         chosen=[
             Chosen(
-                policy=policies[candidate.setting.budget],
-                setting=candidate.setting,
-                tokens=opened.tokens(candidate.setting),
-                tune_score=intervals.of(candidate.scores),
+                policy=policies[budget],
+                setting=setting,
+                tokens=opened.tokens(setting),
+                tune_score=intervals.of(tune.score(setting)),
             )
-            for candidate in chosen.values()
+            for budget, setting in settings.items()
         ],
         recommended=recommended,
         certificate=certificate,

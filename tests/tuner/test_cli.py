@@ -62,7 +62,7 @@ def test_run_prints_json_alone_then_report_and_export_work(study, tmp_path, caps
     assert (tmp_path / "out" / "pruning_config.json").is_file()
     code, out, err = call(capsys, "run", study, "--runs", runs, "--trials", 3)
     assert code == 0
-    assert "the strongest baseline" in out
+    assert "the strongest baseline" in " ".join(out.split())
     assert "recommended" in out
     assert "Trials on the tune split" in err
 

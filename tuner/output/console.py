@@ -16,7 +16,7 @@ from resprune.budget import Count, Energy, Ratio
 from tuner.output import certified
 from tuner.output.frame import rows_frame
 from tuner.output.wording import Scale, policy_text
-from tuner.results.schema import Results, TrialResult
+from tuner.results.schema import Comparison, Results, TrialResult
 
 if TYPE_CHECKING:
     from tuner.predict import PredictResult
@@ -84,22 +84,16 @@ class RichProgress(Bar):
 def show_results(results: Results, run_dir: Path, console: Console) -> None:
     """Print the answer: a row a budget, then where the files are."""
     scale, rows = Scale.of(results), rows_frame(results)
-    heads = ("tokens", "score", "against all tokens")
-    columns = [Column(head, justify="right", no_wrap=True) for head in heads]
-    table = Table(
-        *columns,
-        "against the strongest baseline",
-        "setting",
-        title="Report split, 95 % intervals",
-        title_justify="left",
-    )
+    heads = ("tokens", "score", "against all tokens", "against the strongest baseline")
+    columns = [Column(head, justify="right") for head in heads]
+    table = Table(*columns, "setting", title="Report split, 95 % intervals", title_justify="left")
     shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
     for row in shown.itertuples():
         table.add_row(
             f"{row.tokens or ''}{' *' if row.recommended else ''}",
-            scale.interval(row),
-            scale.comparison(row.versus_unpruned),
-            scale.comparison(row.versus_strongest, named=True),
+            f"{scale.number(row.mean)}{scale.unit}\n{scale.range(row)}",
+            _difference(scale, row.versus_unpruned),
+            _difference(scale, row.versus_strongest, named=True),
             row.setting,
         )
     console.print(table, markup=False)
@@ -110,6 +104,14 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
     console.print(f"Report: {run_dir / 'report.html'}", markup=False)
+
+
+def _difference(scale: Scale, one: Comparison | None, *, named: bool = False) -> str:
+    """Write a comparison in short lines, so that a table of 80 columns holds it."""
+    if one is None:
+        return "-"
+    lines = [f"{scale.signed(one.mean)}, {one.verdict}", scale.signed_range(one)]
+    return "\n".join([*lines, one.against] if named else lines)
 
 
 def show_prediction(result: PredictResult, console: Console) -> None:

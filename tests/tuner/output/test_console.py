@@ -13,7 +13,7 @@ from tuner.results.schema import TrialResult
 
 @pytest.fixture
 def console():
-    return Console(file=io.StringIO(), width=200)
+    return Console(file=io.StringIO(), width=160)
 
 
 def said(console):
@@ -26,21 +26,26 @@ def trial(number, budget, alpha, score):
 
 
 def test_the_answer_has_a_row_for_each_budget(console, results):
+    console.width = 80
     show_results(results, Path("runs/nano-llava"), console)
     lines = {}
     for line in said(console).splitlines():
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        if cells:
+        if cells and cells[0]:
             lines[cells[0]] = cells
+        elif cells:  # the row goes on
+            row = lines[next(reversed(lines))]
+            row[:] = [f"{one} {more}".strip() for one, more in zip(row, cells, strict=True)]
     assert set(lines) == {"196", "22", "11 *", "6"}
     for place, kind in (("22", "tuned"), ("11 *", "adaptive"), ("6", "adaptive")):
         tokens = int(place.split()[0])
         (row,) = [r for r in results.report if (r.kind, r.tokens) == (kind, tokens)]
         _, score, unpruned, strongest, setting = lines[place]
-        assert score.startswith(f"{100 * row.score.mean:.1f} % (")
-        assert unpruned.endswith(f"{100 * abs(row.versus_unpruned.high):.1f}), worse")
-        assert strongest.startswith(f"l2_norm: +{100 * row.versus_strongest.mean:.1f} (")
-        assert strongest.endswith("), better")
+        assert score.startswith(f"{100 * row.score.mean:.1f} % {100 * row.score.low:.1f} to ")
+        assert ", worse " in unpruned
+        assert unpruned.endswith(f"{100 * abs(row.versus_unpruned.high):.1f}")
+        assert strongest.startswith(f"+{100 * row.versus_strongest.mean:.1f}, better +")
+        assert strongest.endswith(f"{100 * row.versus_strongest.high:.1f} l2_norm")
         assert ("alpha by prompt" in setting) == (kind == "adaptive")
     assert "runs/nano-llava/config" in said(console)
     assert results.notes[0] in said(console)
