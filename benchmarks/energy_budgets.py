@@ -4,7 +4,7 @@
 
 For the setting that a finished study chose at each of its count budgets: the energy at which the
 mean count over the report split is the same is found by bisection (counts look at no answer), both
-are scored there, and the paired difference is printed with its 95 % bootstrap interval over images.
+are scored there, and the paired difference is printed with its 95 % interval over images.
 """
 
 from __future__ import annotations

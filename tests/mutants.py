@@ -1,6 +1,6 @@
 """Breaks one line at a time and says whether a test notices.
 
-    python -m tests.mutants                          every mutant, half an hour or more
+    python -m tests.mutants                          every mutant, a quarter of an hour or more
     python -m tests.mutants --only relevance-floor   one; may be given again
     python -m tests.mutants --list                   their names, and why each matters
 
@@ -143,7 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "tree"
         shutil.copytree(ROOT, root, ignore=_LEFT_OUT)
-        if not passes(root, sorted({mutant.test for mutant in wanted})):
+        try:
+            sound = passes(root, sorted({mutant.test for mutant in wanted}))
+        except MutantError as error:
+            print(error, file=sys.stderr)
+            return 2
+        if not sound:
             print("a named test fails without a mutant; mend it first", file=sys.stderr)
             return 2
         for mutant in wanted:

@@ -8,7 +8,7 @@ import pytest
 
 from resprune import PruningConfig, attach
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest
-from resprune.budget import Energy
+from resprune.budget import Count, Energy
 from resprune.errors import ResPruneError, StudyError
 from resprune.setting import Adaptive, Setting
 from tuner import tasks
@@ -17,11 +17,15 @@ from tuner.results.schema import Results
 from tuner.results.statistics import Intervals
 from tuner.run import run_study, summary
 from tuner.scoring.split import Split
-from tuner.stages.adaptive import plans_by_prompt
+from tuner.stages.adaptive import Fitted, fit_adaptive
 from tuner.stages.baselines import METHODS, baseline, fixed_policies, random_scores
 from tuner.stages.facts import _left_out
 from tuner.stages.opened import OpenedStudy
+from tuner.stages.policies import plans_by_prompt
+from tuner.stages.report import report_split
 from tuner.study import load_study, study_from_dict
+
+SIX = Count(count=6)
 
 
 def make(**changes):
@@ -126,7 +130,6 @@ def test_pairs_and_bounds_agree(found):
 
 
 def test_a_searched_baseline_is_no_rival_and_its_setting_is_the_one_found(opened):
-    budget = Setting.of("resprune", 6).budget
     chosen = Setting.of("resprune", 6, alpha=2.0, pooling="mean")
     rivals = [Setting.of("relevance", 6, pooling="pooled"), Setting.of("scope", 6)]
     named = fixed_policies(opened, chosen, rivals)
@@ -139,7 +142,37 @@ def test_a_searched_baseline_is_no_rival_and_its_setting_is_the_one_found(opened
     assert alpha0 == chosen.with_options(alpha=0.0)
     other = fixed_policies(opened, Setting.of("scope", 6), [])
     (alpha0,) = [setting for kind, setting in other if kind == "alpha-0"]
-    assert alpha0 == opened.paper(budget).with_options(alpha=0.0)
+    assert alpha0 == opened.paper(SIX).with_options(alpha=0.0)
+
+
+@pytest.fixture(scope="module")
+def fitted(opened):
+    return fit_adaptive(opened, {SIX: Setting.of("resprune", 6, seed_strategy="l2_norm")})
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_arms_are_scored_where_choosing_by_prompt_was_adopted(opened, fitted, monkeypatch, adopted):
+    monkeypatch.setattr(Fitted, "gains", lambda self, budget: adopted)
+    asked = []
+    real = Split.scores
+    monkeypatch.setattr(Split, "scores", lambda self, s: asked.extend(s) or real(self, s))
+    chosen = Setting.of("resprune", 6, alpha=1.3, seed_strategy="l2_norm")
+    best = ("baseline", Setting.of("l2_norm", 6))
+    policies = {SIX: fixed_policies(opened, chosen, [])}
+    reported = report_split(opened, policies, {SIX: best}, fitted)
+    arms = set(fitted.policies[SIX].arms) - {setting for _, setting in policies[SIX]}
+    assert arms
+    assert arms <= set(asked) if adopted else not arms & set(asked)
+    assert bool(reported.adaptive) == any(r.kind == "adaptive" for r in reported.rows) == adopted
+    if adopted:
+        row = reported.adaptive[SIX]
+        other = opened.split("report").score(best[1]).mean()
+        assert row.versus_best_fixed.mean == pytest.approx(row.adaptive.mean - other)
+        assert row.versus_best_fixed.against == "l2_norm"
+        fixed = row.adaptive.mean - row.best_fixed.mean
+        assert row.adaptive_minus_fixed.mean == pytest.approx(fixed)
+        assert row.oracle_minus_fixed.mean >= fixed
+        assert reported.panels[SIX][0].kind == "adaptive"
 
 
 def test_what_a_tower_or_a_budget_does_not_allow_is_left_out(opened, monkeypatch):

@@ -4,8 +4,8 @@ Folds are taken in an order, and each is predicted by what was fitted on the fol
 Ordinary cross-validation fits on the others of each fold, so any two folds tell on each other
 twice, once each way: where nothing is to be gained, gains of two folds are then the same product
 of the same two chances, and the variance of their sum is up to twice what the samples show. In one
-direction each fold's gain has mean zero given all that came before, whatever the regressor, and the
-variances add up (prequential validation: Dawid 1984).
+direction a fold's gain, given all that came before, varies by its own samples alone, whatever the
+regressor, and the variances add up (prequential validation: Dawid 1984).
 """
 
 from __future__ import annotations

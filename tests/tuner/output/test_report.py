@@ -75,7 +75,8 @@ def test_it_loads_nothing(page):
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name in loads:
             value = attributes.get(name)
-            assert value is None or value.startswith("data:image/png;base64,")
+            inside = tag == "use" and value is not None and value.startswith("#image-")
+            assert value is None or inside or value.startswith("data:image/png;base64,")
     assert len(page.scripts) == 2  # plotly.js, once, and the figures
     assert "Plotly.newPlot" in page.scripts[1]
     assert not re.search(r"https?://", page.scripts[1])
@@ -191,7 +192,7 @@ def test_a_curve_is_marked_at_the_chosen_and_at_the_paper_value(page):
 def test_an_interval_is_defined_as_a_procedure_and_a_verdict_once(page):
     said = " ".join(page.text.split())
     assert "made in this way from other samples, about 95 in 100 of them hold the mean" in said
-    assert said.count("better and worse are said of all differences of the report together") == 1
+    assert said.count("not one of these words is wrong") == 1
 
 
 def test_options_are_ranked_and_have_no_percentages(page):
@@ -291,6 +292,13 @@ def test_an_image_that_is_none_is_said(results_data):
         page = Page(render(Results.model_validate(results_data)))
         assert "cannot be shown" in page.text
         assert len(page.scripts) == 2
+
+
+def test_an_image_is_on_the_page_once_and_its_panels_use_it(page, results):
+    images = [a["id"] for tag, a in page.elements if tag == "image"]
+    used = [a["href"].removeprefix("#") for tag, a in page.elements if tag == "use"]
+    assert len(set(images)) == len(images) == len(results.examples)
+    assert used == [name for name in images for _ in range(2)]
 
 
 def test_kept_tokens_are_holes_in_the_fading(results_data):

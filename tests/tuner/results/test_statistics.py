@@ -94,6 +94,23 @@ def test_no_flips_in_three_hundred_leave_what_three_hundred_can_tell():
     assert 2 / 300 < interval.high < 4 / 300
 
 
+def test_an_interval_keeps_to_what_scores_can_be():
+    """A share of none right in one image, and a loss of all."""
+    none = mean_interval(np.zeros(8), None, ["a"] * 8)
+    assert (none.low, none.high) == (0.0, 1.0)
+    lost = mean_interval(np.zeros(3), np.ones(3), np.arange(3))
+    assert lost.low == -1.0
+
+
+def test_p_values_are_scipys_two_sided_ones_on_many_images():
+    values = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], 20_000, p=[0.11, 0.78, 0.11])
+    intervals = Intervals([str(i) for i in range(20_000)])
+    for shift in (0.0, 0.005, 0.01):
+        values[: int(shift * 20_000)] = 1.0
+        found = intervals.estimate(values, np.zeros(20_000)).p_value
+        assert found == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, rel=0.01)
+
+
 def test_log_likelihoods_end_at_zero_alone():
     values = np.random.default_rng(0).normal(-2.0, 1.0, 50)
     interval = mean_interval(values, None, np.arange(50), ends=(-np.inf, 0.0))

@@ -9,8 +9,7 @@ from resprune.alpha import FEATURE_NAMES, AlphaPredictor, form_digest
 from resprune.budget import Count
 from resprune.setting import Adaptive, Setting
 from tuner.alpha import AlphaFit
-from tuner.results.statistics import Intervals
-from tuner.stages.adaptive import Fitted, adaptive_row, chosen_arms, fit_adaptive
+from tuner.stages.adaptive import Fitted, bounds_of, chosen_arms, fit_adaptive
 from tuner.study import study_from_dict
 
 ALPHAS = (0.0, 0.5, 2.0)
@@ -53,14 +52,10 @@ def fitted_on(scores, strength=1.0):
     return Fitted(fit, {BUDGET: policy}, {BUDGET: scores})
 
 
-def opened_with(groups):
-    """A study of which only the fit split's question types are known."""
-
-    def split(name):
-        assert name == "fit"
-        return SimpleNamespace(groups=groups)
-
-    return SimpleNamespace(split=split, tokens=lambda setting: setting.budget.limit(196))
+def opened_with(fit, report):
+    """A study of which only the question types of two splits are known."""
+    groups = {"fit": fit, "report": report}
+    return SimpleNamespace(split=lambda name: SimpleNamespace(groups=groups[name]))
 
 
 # by question type (two samples each), the fit and the report split disagree on every arm
@@ -70,37 +65,19 @@ REPORT = [[0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 1, 1, 1, 1]]  # best, of every t
 
 def test_fixed_and_by_type_are_chosen_on_the_fit_split():
     fitted = fitted_on(FIT)
-    report = np.array(REPORT, dtype=float)
-    intervals = Intervals(list("uvwxy"), ["a", "a", "b", "b", "new"], seed=0, resamples=50)
-    arms = np.array([2, 0, 1, 1, 1])
-    adaptive = report[arms, np.arange(5)]
-    row = adaptive_row(
-        opened_with(["a", "a", "b", "b"]), fitted, BUDGET, arms, 3, adaptive, report, intervals
-    )
-    assert row.policy.fallback == 1
-    assert row.best_fixed.mean == pytest.approx(1 / 5)  # arm 1, not arm 2 with 1
+    opened = opened_with(["a", "a", "b", "b"], ["a", "a", "b", "b", "new"])
+    bounds = bounds_of(opened, fitted, BUDGET, np.array(REPORT, dtype=float))
+    assert fitted.policies[BUDGET].fallback == 1
+    assert bounds.fixed.tolist() == REPORT[1]  # not arm 2, which is always right
     # a type that the fit split does not have gets the fallback
-    assert row.by_group_arm == {"a": 0, "b": 1, "new": 1}
-    assert row.best_per_group.mean == pytest.approx(2 / 5)
-    assert row.adaptive.mean == pytest.approx(3 / 5)
-    assert row.oracle.mean == 1.0
-    assert row.adaptive_minus_fixed.mean == pytest.approx(2 / 5)
-    assert row.group_minus_fixed.mean == pytest.approx(1 / 5)
-    assert row.oracle_minus_fixed.mean == pytest.approx(4 / 5)
-    assert row.chosen == [1, 3, 1]
-    assert (row.tokens, row.strength, row.reason, row.outside) == (6, 1.0, "", 3)
+    assert bounds.by_group_arm == {"a": 0, "b": 1, "new": 1}
+    assert bounds.grouped.tolist() == [*REPORT[0][:2], *REPORT[1][2:]]
+    assert bounds.oracle.tolist() == [1.0] * 5
 
 
-def test_a_budget_that_was_not_adopted_carries_the_reason():
-    fitted = fitted_on(FIT, strength=0.0)
-    intervals = Intervals(list("uvwxy"), ["a"] * 5, seed=0, resamples=50)
-    report = np.array(REPORT, dtype=float)
-    arms = np.ones(5, dtype=np.int64)
-    row = adaptive_row(
-        opened_with(["a"] * 4), fitted, BUDGET, arms, 0, report[1], report, intervals
-    )
-    assert (row.reason, row.strength) == ("why", 0.0)
-    assert not fitted.gains(BUDGET)
+@pytest.mark.parametrize("strength", [0.0, 0.25])
+def test_a_policy_is_adopted_where_its_predictions_are_trusted(strength):
+    assert fitted_on(FIT, strength).gains(BUDGET) == (strength > 0)
 
 
 def test_arms_of_prompts_and_how_many_are_unlike_those_fitted_on():
