@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.former import near_tie
 from benchmarks.replay import (
     SAMPLERS,
     Candidates,
@@ -30,7 +31,7 @@ from benchmarks.replay import (
     draw,
     first_samples,
 )
-from benchmarks.replays import replays
+from benchmarks.replays import logged, replays
 from benchmarks.table import Floats, Ints, Table
 from tuner.search.choose import Candidate, choose_setting
 
@@ -61,8 +62,7 @@ def shipped(candidates: Candidates) -> int:
         Candidate(table.settings[row], scores)
         for row, scores in zip(candidates.rows, candidates.scores, strict=True)
     ]
-    images = [str(image) for image in candidates.tune.images]
-    return table.row(choose_setting(found, images).setting)
+    return table.row(choose_setting(found).setting)
 
 
 def shrunk(candidates: Candidates) -> int:
@@ -78,16 +78,6 @@ def smooth(candidates: Candidates) -> int:
     return _posterior(candidates, np.exp(-0.5 * apart**2) * np.where(same, 1.0, _ACROSS))
 
 
-def neighbours(candidates: Candidates) -> int:
-    """The best after averaging each with its neighbours in alpha, a quarter each."""
-    places, strategies = _places(candidates)
-    apart = np.abs(places[:, None] - places)
-    weights = np.select([apart == 0, apart == 1], [0.5, 0.25], 0.0)
-    weights *= strategies[:, None] == strategies
-    averaged = weights @ candidates.means / weights.sum(axis=1)
-    return int(candidates.rows[averaged.argmax()])
-
-
 def parabola(candidates: Candidates) -> int:
     """The best of a parabola over alpha, for the seed strategy of the best on average."""
     places, strategies = _places(candidates)
@@ -99,11 +89,11 @@ def parabola(candidates: Candidates) -> int:
 
 
 RULES: dict[str, Rule] = {
-    "best mean": best_mean,
     "shipped": shipped,
+    "best mean": best_mean,
+    "near tie": near_tie,
     "shrunk": shrunk,
     "smooth": smooth,
-    "neighbours": neighbours,
     "parabola": parabola,
 }
 
@@ -256,12 +246,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True, help="one JSON line a replay")
+    parser.add_argument("--summary", action="store_true", help="sum up the log; run nothing")
     parser.add_argument("--table", type=Path, help="default: the shipped one")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table.shipped() if args.table is None else Table.load(args.table)
-    print(summary(table, replays(args.log, args.count, partial(replay, table))))
+    done = logged(args.log) if args.summary else None
+    print(summary(table, done or replays(args.log, args.count, partial(replay, table))))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from benchmarks.replay import Candidates
 from benchmarks.table import Floats, Ints
 from resprune.alpha import Arm, least, nearest_first
 from resprune.budget import Budget
@@ -40,6 +41,31 @@ def former_recommendation(scores: Mapping[int, float], unpruned: float) -> tuple
     height = max(float(y[-1] - y[0]), 1e-12)
     above = (y - y[0]) / height - (x - x[0]) / (x[-1] - x[0])
     return budgets[int(np.argmax(above))], False
+
+
+def near_tie(candidates: Candidates) -> int:
+    """Choose a setting: of those nearly tied with the best, the one nearest to the others.
+
+    Tied are those less than half a paired standard error below the best; nearest is the least mean
+    distance, of scores paired by sample.
+
+    Args:
+        candidates: Of one budget.
+
+    Returns:
+        The table's row of the chosen one.
+    """
+    scores, means = candidates.scores, candidates.means
+    best = scores[means.argmax()]
+    near = [
+        row is best
+        or best.mean() - row.mean() <= 0.5 * standard_error(best, row, candidates.tune.images)
+        for row in scores
+    ]
+    tied = scores[near]
+    distances = [round(float(np.abs(tied - row).mean()), 12) for row in tied]
+    order = sorted(range(len(tied)), key=lambda i: (distances[i], -float(tied[i].mean())))
+    return int(candidates.rows[near][order[0]])
 
 
 def former_guard(

@@ -11,7 +11,7 @@ from benchmarks.former import former_guard
 from benchmarks.table import Floats, Ints, Table
 from benchmarks.wilson import share
 from resprune import NounExtractor
-from resprune.alpha import question_form
+from resprune.alpha import Arm, question_form
 from resprune.budget import Budget, Count
 from tuner.alpha import fit_alpha
 from tuner.results.statistics import standard_error
@@ -38,7 +38,9 @@ class Guards:
         self.forms = [question_form(q, extractor.content_tags(q)) for q in table.questions]
         self._rows = {budget: self._arms(budget) for budget in budgets}
         first = next(iter(self._rows.values()))
-        self.arms = [{"alpha": float(table.settings[row].option("alpha"))} for row in first]
+        self.arms: list[Arm] = [
+            {"alpha": float(table.settings[row].option("alpha"))} for row in first
+        ]
 
     def _arms(self, budget: int) -> Ints:
         settings = self.table.settings
@@ -54,7 +56,7 @@ class Guards:
     def losses(self, samples: Ints) -> dict[Budget, Floats]:
         """Return the losses of the arms by budget, shape (n, A)."""
         return {
-            Count(count=b): 1.0 - self.table.right[np.ix_(rows, samples)].T
+            Count(count=b): 1.0 - self.table.right[np.ix_(rows, samples)].T.astype(np.float64)
             for b, rows in self._rows.items()
         }
 
@@ -86,7 +88,7 @@ class Guards:
             for b, rows in self._rows.items()
         }
         images = np.unique(self.table.images[samples], return_inverse=True)[1].astype(np.int64)
-        former = former_guard(features, losses, smooth, list(self.arms), images, seed)
+        former = former_guard(features, losses, smooth, self.arms, images, seed)
         fit = fit_alpha(
             features,
             losses,

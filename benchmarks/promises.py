@@ -16,7 +16,7 @@ fits the true features too, and scores what was adopted on the images left out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.choosing import shipped
-from benchmarks.former import TOLERANCE, former_recommendation
-from benchmarks.replay import SAMPLERS, Draw, Grid, choose, draw, first_samples
+from benchmarks.former import TOLERANCE, former_recommendation, near_tie
+from benchmarks.replay import SAMPLERS, Draw, Grid, Rule, choose, draw, first_samples
 from benchmarks.replays import logged, replays
 from benchmarks.table import Table
 from benchmarks.wilson import share
@@ -83,7 +83,7 @@ def study(table: Table, sampler: str, number: int) -> dict[str, Any]:
     """Replay a study under the new rule, and one under the old."""
     rng = np.random.default_rng([number, 2])
     tune, fresh = draw(table, *TUNE, rng), draw(table, *CERTIFY, rng)
-    chosen = _search(table, sampler, BUDGETS, tune, number)
+    chosen = _search(table, sampler, BUDGETS, tune, number, shipped)
     found: dict[str, Any] = {
         "chosen": chosen,
         "certified": {str(loss): certify(table, chosen, tune, fresh, loss) for loss in LOSSES},
@@ -91,7 +91,7 @@ def study(table: Table, sampler: str, number: int) -> dict[str, Any]:
     }
     old_tune = first_samples(draw(table, *OLD_TUNE, rng), OLD_SAMPLES)
     for name, budgets in OLD_BUDGETS.items():
-        old = _search(table, sampler, budgets, old_tune, number)
+        old = _search(table, sampler, budgets, old_tune, number, near_tie)
         means = {b: float(table.right[row, old_tune.samples].mean()) for b, row in old.items()}
         unpruned = float(table.right[table.unpruned, old_tune.samples].mean())
         tokens, claimed = former_recommendation(means, unpruned)
@@ -100,12 +100,12 @@ def study(table: Table, sampler: str, number: int) -> dict[str, Any]:
 
 
 def _search(
-    table: Table, sampler: str, budgets: Sequence[int], tune: Draw, seed: int
+    table: Table, sampler: str, budgets: Sequence[int], tune: Draw, seed: int, rule: Rule
 ) -> dict[int, int]:
     space = Grid(table, budgets)
     scores = table.right[:, tune.samples].mean(axis=1)
     tried = SAMPLERS[sampler](space, table, scores, TRIALS, seed)
-    return choose(space, table, tried, tune, shipped)
+    return choose(space, table, tried, tune, rule)
 
 
 def study_rows(table: Table, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ def main() -> None:
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table.shipped() if args.table is None else Table.load(args.table)
-    replay = partial(study, table, args.sampler)
+    replay: Callable[[int], dict[str, Any]] = partial(study, table, args.sampler)
     if args.what == "adaptive":
         from benchmarks import guards
 

@@ -80,13 +80,13 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     with opened.stage("curves"):
         tried = list(dict.fromkeys(trial.setting for trial in search.trials()))
         candidates = list(map(Candidate, tried, tune.scores(tried)))
-        first = choose(candidates, budgets, tune.images)
+        first = choose(candidates, budgets)
         points, drawn = curves(opened, [candidate.setting for candidate in first.values()])
         candidates += points
-        chosen = choose(candidates, budgets, tune.images)
+        chosen = choose(candidates, budgets)
     settings = {budget: candidate.setting for budget, candidate in chosen.items()}
     with opened.stage("baselines"):
-        others = rivals(candidates, settings, tune.images)
+        others = rivals(candidates, settings)
         named = {b: fixed_policies(opened, s, others[b]) for b, s in settings.items()}
         measured = {b: score(tune, each, opened.seed) for b, each in named.items()}
         best_fixed = {b: best_on_tune(scored) for b, scored in measured.items()}
@@ -136,19 +136,16 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     return results, fitted
 
 
-def choose(
-    candidates: Sequence[Candidate], budgets: Sequence[Budget], images: Sequence[str]
-) -> dict[Budget, Candidate]:
+def choose(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[Budget, Candidate]:
     """Choose the setting of each budget among methods that can be deployed."""
     own = [c for c in candidates if methods.get(c.setting.method).stage == "tokens"]
     return {
-        budget: choose_setting([c for c in own if c.setting.budget == budget], images)
-        for budget in budgets
+        budget: choose_setting([c for c in own if c.setting.budget == budget]) for budget in budgets
     }
 
 
 def rivals(
-    candidates: Sequence[Candidate], chosen: Mapping[Budget, Setting], images: Sequence[str]
+    candidates: Sequence[Candidate], chosen: Mapping[Budget, Setting]
 ) -> dict[Budget, list[Setting]]:
     """Choose, at each budget, the setting of every other method that was searched."""
     found: dict[Budget, list[Setting]] = {}
@@ -157,7 +154,7 @@ def rivals(
         for candidate in candidates:
             if candidate.setting.budget == budget and candidate.setting.method != winner.method:
                 by_method[candidate.setting.method].append(candidate)
-        found[budget] = [choose_setting(own, images).setting for own in by_method.values()]
+        found[budget] = [choose_setting(own).setting for own in by_method.values()]
     return found
 
 

@@ -176,7 +176,7 @@ def test_another_policy_under_the_certificate_is_refused(runs, tmp_path):
 
 
 def test_other_choices_need_images_not_seen_yet(copied, monkeypatch):
-    def last(candidates, images):
+    def last(candidates):
         return min(candidates, key=lambda candidate: float(candidate.scores.mean()))
 
     monkeypatch.setattr("tuner.run.choose_setting", last)

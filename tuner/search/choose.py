@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from resprune.options import searchable
 from resprune.setting import Setting
-from tuner.results.statistics import standard_error
 
 Floats = npt.NDArray[np.float64]
-NEAR_TIE = 0.5
-"""Paired standard errors below the best within which a setting counts as tied with it."""
+REACH = 1 / 8
+"""Share of a number's range within which settings lend each other their scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,32 +25,58 @@ class Candidate:
     scores: Floats
 
 
-def choose_setting(candidates: Sequence[Candidate], images: Sequence[str]) -> Candidate:
+def choose_setting(candidates: Sequence[Candidate]) -> Candidate:
     """Choose the setting of one budget.
 
-    The best mean score wins. Settings less than half a paired standard error below it are tied
-    with it, since the best of many tries owes part of its lead to luck; among those the one nearest
-    the others is taken, the middle of the plateau and not its edge: the least mean distance, of
-    scores paired by sample, to the other tied ones. Equal distances go to the higher score, then
-    to the candidate named first.
+    The best of many tries owes part of its lead to luck, which its neighbours do not share. So each
+    mean score is averaged with those of settings that differ in numbers alone, with weights that
+    fall from 1 to 0 over an eighth of a number's range, and the best average of a method is taken
+    (kernel regression: Nadaraya 1964, Watson 1964). Among methods, of which some have no numbers,
+    the own mean of what was taken decides. Ties go to the higher mean, then to the candidate named
+    first.
 
     Args:
-        candidates: At least one.
-        images: Image of each of the N samples.
+        candidates: At least one, scored on the same N samples.
 
     Returns:
         The chosen one.
     """
     unique = list({candidate.setting: candidate for candidate in candidates}.values())
-    best = max(unique, key=lambda candidate: float(candidate.scores.mean()))
-    tied = [
-        candidate
-        for candidate in unique
-        if candidate is best
-        or best.scores.mean() - candidate.scores.mean()
-        <= NEAR_TIE * standard_error(best.scores, candidate.scores, images)
-    ]
-    scores = np.stack([candidate.scores for candidate in tied])
-    distances = [round(float(np.abs(scores - row).mean()), 12) for row in scores]
-    order = sorted(range(len(tied)), key=lambda i: (distances[i], -float(scores[i].mean())))
-    return tied[order[0]]
+    means = np.array([float(candidate.scores.mean()) for candidate in unique])
+    places = [_Place.of(candidate.setting) for candidate in unique]
+    weights = np.array([[one.nearness(other) for other in places] for one in places])
+    averages = (weights @ means / weights.sum(axis=1)).round(12)
+    best = {
+        unique[i].setting.method: i
+        for i in sorted(range(len(unique)), key=lambda i: (averages[i], means[i], -i))
+    }
+    return unique[max(best.values(), key=lambda i: (means[i], -i))]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a setting stands: what must be equal, and its numbers in units of `REACH`."""
+
+    rest: Setting
+    numbers: tuple[float, ...]
+
+    @classmethod
+    def of(cls, setting: Setting) -> _Place:
+        ranges = {
+            name: (search.low, search.high)
+            for name, search in searchable(type(setting.options)).items()
+            if search.low is not None and search.high is not None
+        }
+        numbers = (
+            float(setting.option(name)) / (REACH * (high - low))
+            for name, (low, high) in ranges.items()
+        )
+        same = {name: low for name, (low, _) in ranges.items()}
+        return cls(setting.with_options(**same), tuple(numbers))
+
+    def nearness(self, other: _Place) -> float:
+        """Weight of the other in this one's average, 1 for itself."""
+        if self.rest != other.rest:
+            return 0.0
+        apart = zip(self.numbers, other.numbers, strict=True)
+        return math.prod(max(0.0, 1.0 - abs(a - b)) for a, b in apart)
