@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tuner import cli
+from tuner.cli_common import parse_budget
 
 STUDY = """
 [study]
@@ -60,7 +61,11 @@ def test_run_prints_json_alone_then_report_and_export_work(study, tmp_path, caps
     code, out, _ = call(capsys, "export", runs / "cli", "--out", tmp_path / "out")
     assert code == 0
     assert (tmp_path / "out" / "pruning_config.json").is_file()
-    code, out, err = call(capsys, "run", study, "--runs", runs, "--trials", 3)
+    # the third trial changes the choice, and the report was seen
+    code, _, err = call(capsys, "run", study, "--runs", runs, "--trials", 3)
+    assert code == 2
+    assert "give --report-offset 8" in err
+    code, out, err = call(capsys, "run", study, "--runs", runs, "--trials", 3, "--report-offset", 8)
     assert code == 0
     assert "the strongest baseline" in " ".join(out.split())
     assert "recommended" in out
@@ -201,8 +206,8 @@ def test_ls_backbones_is_a_table_of_facts(capsys):
 
 @pytest.mark.parametrize(("text", "value"), [("11", 11), ("0.1", 0.1)])
 def test_budgets_of_predict(text, value):
-    assert cli._budget(text) == value
-    assert type(cli._budget(text)) is type(value)
+    assert parse_budget(text) == value
+    assert type(parse_budget(text)) is type(value)
 
 
 def test_a_budget_that_is_no_number(capsys):

@@ -13,6 +13,7 @@ from resprune.config import CONFIG_FILE, PruningConfig
 from resprune.errors import StudyError
 from resprune.files import read_json, written_beside
 from resprune.setting import PREDICTOR_FILE, Adaptive, unpruned
+from tuner.certificate import check
 from tuner.output.card import render_card
 from tuner.results.schema import Results
 
@@ -71,6 +72,7 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
     Raises:
         ConfigError: A chosen value is out of range, the predictor is missing, or the study chose
             no policy at its recommended budget.
+        StudyError: The certificate's verdicts do not follow from its numbers.
     """
     nouns = results.noun_pipeline
     table = [c.policy for c in sorted(results.chosen, key=lambda c: -c.tokens)]
@@ -83,6 +85,7 @@ def build_config(results: Results, predictor: AlphaPredictor | None, where: str)
         "table": [policy.model_dump(mode="json") for policy in table],
     }
     if results.certificate is not None:
+        check(results.certificate)
         data["certificate"] = results.certificate.model_dump(mode="json")
     return PruningConfig.from_dict(data, predictor=predictor, where=where)
 

@@ -34,9 +34,10 @@ def check_study(study: StudyConfig) -> list[str]:
         ResPruneError: Something is wrong.
     """
     task = tasks.make(study.task)
+    asked = None
     if task.local:
         samples = load_samples(study, task)
-        claim_test(study, task, samples.get("certify", ()))
+        asked = claim_test(study, task, samples.get("certify", ()))
         check_pictures(samples, PictureHashes())
     local, family = is_local(study.backbone), study.backbone.family
     backbone: Backbone | None = None
@@ -52,6 +53,12 @@ def check_study(study: StudyConfig) -> list[str]:
             if local:
                 raise
             left.append(f"warning: against the usual {family} model: {error}")
+    if asked is not None:
+        claim, images = asked.claim, asked.split.images
+        left.append(
+            f"claim: a loss under {claim.loss:g} ({claim.scale}) at confidence "
+            f"{claim.confidence:g}, by {asked.test} on {images:,} images"
+        )
     if not local:
         left.append(f"not checked: the model {study.backbone.model}, which is on the hub")
     if not task.local:
