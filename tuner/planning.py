@@ -206,7 +206,7 @@ def _splits(
         ),
         "certify": (
             first.images if first.images is not None else first.images_if_level,
-            f"for the claim at {POWER:.0%} power at {first.budget} tokens"
+            f"for the claim at 80 % power at {first.budget} tokens"
             + ("" if first.images is not None else ", if tuning closes the loss"),
             count + 1,
         ),

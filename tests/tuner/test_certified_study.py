@@ -146,7 +146,7 @@ def test_config_and_card_carry_the_certificate(runs, found):
     folder = runs / "claims" / "config"
     assert PruningConfig.from_pretrained(folder).certificate == found.certificate
     card = (folder / "README.md").read_text()
-    assert "Certified with 95% confidence" in card
+    assert "Certified with 95 % confidence" in card
     assert "attempt 1 of this study" in card
 
 

@@ -30,12 +30,12 @@ def promise(results: Results, scale: Scale) -> str:
     if not recommended:
         return (
             f"No budget could be certified: that {claim_text(claim, scale)} was not shown with "
-            f"{claim.confidence:.0%} confidence on {split.images:,} images."
+            f"{100 * claim.confidence:g} % confidence on {split.images:,} images."
         )
     tested = recommended[0]
     if tested.certified:
         return (
-            f"Certified with {claim.confidence:.0%} confidence: {claim_text(claim, scale)}. "
+            f"Certified with {100 * claim.confidence:g} % confidence: {claim_text(claim, scale)}. "
             f"{evidence(tested, certificate, scale)}"
         )
     if tested.p_value is None:

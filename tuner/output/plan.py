@@ -19,7 +19,7 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     """Print a plan: what the claim needs at each budget, then what each split needs and costs."""
     scale = Scale()
     console.print(
-        f"Claim: {certified.claim_text(plan.claim, scale)}, with {plan.claim.confidence:.0%} "
+        f"Claim: {certified.claim_text(plan.claim, scale)}, with {100 * plan.claim.confidence:g} % "
         f"confidence ({plan.test} test). A policy that turns no wrong answer right needs "
         f"{plan.least_images:,} images at least.\nFlips: {plan.source}.",
         markup=False,
@@ -58,7 +58,7 @@ def show_certification(found: Certification, console: Console) -> None:
     scale = Scale()
     console.print(
         f"{found.verdict}: {certified.claim_text(found.claim, scale)}, at budget {found.budget} "
-        f"(confidence {found.claim.confidence:.0%})",
+        f"(confidence {100 * found.claim.confidence:g} %)",
         markup=False,
         highlight=False,
     )
