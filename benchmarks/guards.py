@@ -18,6 +18,7 @@ from tuner.results.statistics import standard_error
 
 FIT = (250, 8)  # images and questions of each: the 2,000 samples of the shipped studies
 TRUE_EVERY = 4  # replays, of which one fits the true features too
+FORMER = 100  # replays that fit under the former guard too, and true features: enough to tell
 
 
 class Guards:
@@ -61,7 +62,7 @@ class Guards:
         }
 
     def replay(self, number: int) -> dict[str, Any]:
-        """Draw a fit split, and fit permuted features; every fourth time the true ones too.
+        """Draw a fit split, and fit permuted features; at times the true ones too.
 
         Folds keep the table's image whole, so that one drawn twice does not tell on itself.
         """
@@ -72,7 +73,7 @@ class Guards:
         features = self.table.features[samples]
         permuted = features[rng.permutation(len(samples))]
         found: dict[str, Any] = {"permuted": self._fit(permuted, samples, number, None)}
-        if number % TRUE_EVERY == 0:
+        if number % TRUE_EVERY == 0 and number < FORMER:
             left = np.setdiff1d(np.arange(count), drawn)
             rest = np.concatenate([self.table.samples_of[image] for image in left])
             found["true"] = self._fit(features, samples, number, rest)
@@ -88,7 +89,9 @@ class Guards:
             for b, rows in self._rows.items()
         }
         images = np.unique(self.table.images[samples], return_inverse=True)[1].astype(np.int64)
-        former = former_guard(features, losses, smooth, self.arms, images, seed)
+        former: dict[Budget, bool] = {}
+        if seed < FORMER:
+            former = former_guard(features, losses, smooth, self.arms, images, seed)
         fit = fit_alpha(
             features,
             losses,
@@ -101,7 +104,9 @@ class Guards:
         found: dict[str, dict[str, Any]] = {}
         for budget in losses:
             adopted = fit.strengths[budget] > 0
-            found[str(budget)] = {"former": former[budget], "now": adopted}
+            found[str(budget)] = {"now": adopted}
+            if former:
+                found[str(budget)]["former"] = former[budget]
             if rest is None or not adopted:
                 continue
             loss = self.losses(rest)[budget]
@@ -126,7 +131,8 @@ def summary(budgets: Sequence[int], found: Sequence[Mapping[str, Any]]) -> str:
     ]
 
     def adopted(fits: Sequence[Mapping[str, Any]], which: str, keys: Sequence[str]) -> str:
-        return share(sum(any(fit[key][which] for key in keys) for fit in fits), len(fits))
+        asked = [fit for fit in fits if which in fit[keys[0]]]
+        return share(sum(any(fit[key][which] for key in keys) for fit in asked), len(asked))
 
     every = [str(budget) for budget in budgets]
     for name, keys in (("any", every), *((key, [key]) for key in every)):
