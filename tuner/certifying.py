@@ -26,7 +26,7 @@ from tuner.progress import Progress, Silent
 from tuner.scoring.bench import Bench
 from tuner.scoring.split import Split
 from tuner.search.storage import only_one
-from tuner.stages.claim import ClaimTest, split_info
+from tuner.stages.claim import ClaimTest, fitting_test, split_info
 from tuner.stages.policies import policy_scores
 from tuner.study import find_study
 from tuner.study.task_file import load_task
@@ -152,17 +152,7 @@ def certify_config(
                 f"--clip is missing: {metric.name} has no least value; name one, such as -6.0"
             )
         split = split_info(spec.split, spec.offset, [s for group in order for s in group])
-        binary = metric.compares or (metric.bounded and source.binary)
-        certificate.resolve_test(test, claim, binary, split.questions_per_image)
-        certificate.require_provable(
-            split.images,
-            claim,
-            test,
-            improves=not metric.compares,
-            questions_per_image=split.questions_per_image,
-            clip=clip,
-        )
-        asked = ClaimTest(claim, test, clip, split)
+        asked = fitting_test(test, claim, split, metric, source, clip)
         progress.stage("certify")
 
         def scores() -> Iterator[tuple[Floats, Floats, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +15,22 @@ from resprune.validation import StrictModel
 from tuner.scoring.metrics import Metric
 
 Direction = Literal["minimize", "maximize"]
+
+
+class Tuned(NamedTuple):
+    """What a recommendation rests on.
+
+    Attributes:
+        scores: Deployed policy's mean tune score by mean count of tokens.
+        unpruned: The unpruned model's.
+        metric: The study's.
+        certified: Counts whose claim was certified.
+    """
+
+    scores: Mapping[int, float]
+    unpruned: float
+    metric: Metric
+    certified: Collection[int] = ()
 
 
 class _Objective(StrictModel):
@@ -53,20 +69,11 @@ class _Objective(StrictModel):
         return None
 
     @abstractmethod
-    def recommend(
-        self,
-        scores: Mapping[int, float],
-        unpruned: float,
-        metric: Metric,
-        certified: Collection[int],
-    ) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
         """Recommend one of the budgets.
 
         Args:
-            scores: Deployed policy's mean tune score by mean count of tokens.
-            unpruned: The unpruned model's.
-            metric: The study's.
-            certified: Counts whose claim was certified.
+            tuned: What is known by now.
 
         Returns:
             The count, None for all tokens, and a sentence that says why.
@@ -95,17 +102,12 @@ class Certified(_Objective):
         """Its own."""
         return self._claim(self.loss, self.scale, metric)
 
-    def recommend(
-        self,
-        scores: Mapping[int, float],
-        unpruned: float,
-        metric: Metric,
-        certified: Collection[int],
-    ) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
         """The fewest certified tokens, else all."""
-        if not certified:
+        if not tuned.certified:
             return None, "No budget could be certified, so all tokens are recommended."
-        return min(certified), f"{min(certified)} tokens is the smallest certified budget."
+        fewest = min(tuned.certified)
+        return fewest, f"{fewest} tokens is the smallest certified budget."
 
 
 class Pareto(_Objective):
@@ -132,22 +134,16 @@ class Pareto(_Objective):
         """Score and tokens."""
         return [score, float(tokens)]
 
-    def recommend(
-        self,
-        scores: Mapping[int, float],
-        unpruned: float,
-        metric: Metric,
-        certified: Collection[int],
-    ) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
         """The fewest tokens within the tolerance, else the knee."""
-        floor = metric.floor(unpruned, self.tolerance)
-        found = _fewest(scores, floor, self.tolerance, unpruned)
+        floor = tuned.metric.floor(tuned.unpruned, self.tolerance)
+        found = _fewest(tuned.scores, floor, self.tolerance, tuned.unpruned)
         if found is not None:
             return found
-        chosen = _knee(scores)
+        chosen = _knee(tuned.scores)
         return chosen, (
-            f"No budget is within {self.tolerance:.1%} of the unpruned tune score {unpruned:.3f}; "
-            f"{chosen} tokens, the knee of the front, breaks that tolerance."
+            f"No budget is within {self.tolerance:.1%} of the unpruned tune score "
+            f"{tuned.unpruned:.3f}; {chosen} tokens, the knee of the front, breaks that tolerance."
         )
 
 
@@ -173,15 +169,9 @@ class FixedBudget(_Objective):
         """The score."""
         return [score]
 
-    def recommend(
-        self,
-        scores: Mapping[int, float],
-        unpruned: float,
-        metric: Metric,
-        certified: Collection[int],
-    ) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
         """Its own."""
-        (only,) = scores
+        (only,) = tuned.scores
         return only, f"{only} tokens is the budget that the study fixed."
 
 
@@ -209,22 +199,16 @@ class QualityFloor(_Objective):
         """What must be kept of the unpruned score."""
         return metric.floor(unpruned, 1 - self.keep)
 
-    def recommend(
-        self,
-        scores: Mapping[int, float],
-        unpruned: float,
-        metric: Metric,
-        certified: Collection[int],
-    ) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
         """The fewest tokens that meet the floor, else the most."""
-        floor = self.floor(unpruned, metric)
-        found = _fewest(scores, floor, 1 - self.keep, unpruned)
+        floor = self.floor(tuned.unpruned, tuned.metric)
+        found = _fewest(tuned.scores, floor, 1 - self.keep, tuned.unpruned)
         if found is not None:
             return found
-        most = max(scores)
+        most = max(tuned.scores)
         return most, (
             f"No budget meets the quality floor {floor:.3f}; {most} tokens, which comes nearest "
-            f"with {scores[most]:.3f}, breaks it. Add larger budgets to the search."
+            f"with {tuned.scores[most]:.3f}, breaks it. Add larger budgets to the search."
         )
 
 

@@ -9,6 +9,7 @@ from resprune.certificate import Certificate, digest_of, policy_digest
 from resprune.setting import Adaptive, Setting, fixed, unpruned
 from tuner import certificate
 from tuner.openings import Openings
+from tuner.search.objectives import Tuned
 from tuner.stages.adaptive import Fitted
 from tuner.stages.opened import OpenedStudy
 from tuner.stages.policies import policy_scores
@@ -119,9 +120,11 @@ def recommend(
     ranked = sorted(means, key=lambda budget: (budget in passed, means[budget]))
     by_tokens = {tokens[budget]: budget for budget in ranked}
     count, reason = opened.study.study.objective.recommend(
-        {number: means[budget] for number, budget in by_tokens.items()},
-        unpruned_score,
-        opened.bench.metric,
-        {tokens[budget] for budget in passed},
+        Tuned(
+            {number: means[budget] for number, budget in by_tokens.items()},
+            unpruned_score,
+            opened.bench.metric,
+            {tokens[budget] for budget in passed},
+        )
     )
     return (unpruned().budget if count is None else by_tokens[count]), reason

@@ -6,10 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from resprune.certificate import CertifySplit, Claim, TestName
 from tuner import certificate
 from tuner.scoring import metrics
+from tuner.scoring.metrics import Metric
 from tuner.study import StudyConfig
 from tuner.tasks import Sample, Task
 
@@ -52,15 +54,39 @@ def claim_test(study: StudyConfig, task: Task, samples: Sequence[Sample]) -> Cla
     if claim is None or spec is None:
         return None
     split = split_info(spec.split, spec.offset, samples)
+    return fitting_test(objective.test, claim, split, metric, task, objective.clip)
+
+
+def fitting_test(
+    asked: Literal["auto"] | TestName,
+    claim: Claim,
+    split: CertifySplit,
+    metric: Metric,
+    task: Task,
+    clip: float | None,
+) -> ClaimTest:
+    """Choose a claim's test, and check that some outcome on the split could prove it.
+
+    Args:
+        asked: The test asked for.
+        claim: What is claimed.
+        split: The samples.
+        metric: Scores outcomes.
+        task: Scores answers.
+        clip: Where an unbounded metric is cut off.
+
+    Raises:
+        StudyError: A test that does not fit, or a claim that no outcome could prove.
+    """
     binary = metric.compares or (metric.bounded and task.binary)
-    test = certificate.resolve_test(objective.test, claim, binary, split.questions_per_image)
+    test = certificate.resolve_test(asked, claim, binary, split.questions_per_image)
     certificate.require_provable(
         split.images,
         claim,
         test,
         improves=not metric.compares,
         questions_per_image=split.questions_per_image,
-        clip=objective.clip,
+        clip=clip,
     )
     least = certificate.least_images(claim.loss, claim.confidence)
     if test == "exact" and split.images < least:
@@ -69,7 +95,7 @@ def claim_test(study: StudyConfig, task: Task, samples: Sequence[Sample]) -> Cla
             f"cannot be certified to lose less than {claim.loss:g}; give {least} or more",
             stacklevel=3,
         )
-    return ClaimTest(claim, test, objective.clip, split)
+    return ClaimTest(claim, test, clip, split)
 
 
 def split_info(name: str, offset: int, samples: Sequence[Sample]) -> CertifySplit:

@@ -6,7 +6,7 @@ import pytest
 from resprune.setting import Setting
 from tuner.scoring import metrics
 from tuner.search.choose import Candidate, choose_setting
-from tuner.search.objectives import Certified, FixedBudget, Pareto, QualityFloor
+from tuner.search.objectives import Certified, FixedBudget, Pareto, QualityFloor, Tuned
 
 SCORE, NATS = metrics.get("score"), metrics.get("log_likelihood")
 
@@ -100,20 +100,20 @@ SCORES = {43: 0.90, 22: 0.88, 11: 0.80, 6: 0.6}
 
 
 def test_pareto_takes_the_fewest_tokens_near_unpruned():
-    assert Pareto(tolerance=0.05).recommend(SCORES, 0.92, SCORE, ())[0] == 22
-    assert Pareto(tolerance=0.2).recommend(SCORES, 0.92, SCORE, ())[0] == 11
+    assert Pareto(tolerance=0.05).recommend(Tuned(SCORES, 0.92, SCORE))[0] == 22
+    assert Pareto(tolerance=0.2).recommend(Tuned(SCORES, 0.92, SCORE))[0] == 11
 
 
 def test_pareto_falls_back_to_the_knee():
     scores = {64: 0.62, 32: 0.61, 16: 0.60, 8: 0.2}
-    tokens, reason = Pareto(tolerance=0.05).recommend(scores, 0.95, SCORE, ())
+    tokens, reason = Pareto(tolerance=0.05).recommend(Tuned(scores, 0.95, SCORE))
     assert tokens == 16
     assert "the knee of the front, breaks that tolerance" in reason
 
 
 @pytest.mark.parametrize(("passed", "tokens"), [((43, 22), 22), ((6,), 6), ((), None)])
 def test_certified_takes_the_fewest_that_passed_whatever_they_score(passed, tokens):
-    found, reason = Certified().recommend(SCORES, 0.92, SCORE, passed)
+    found, reason = Certified().recommend(Tuned(SCORES, 0.92, SCORE, passed))
     assert found == tokens
     assert ("all tokens are recommended" in reason) == (tokens is None)
 
@@ -121,17 +121,17 @@ def test_certified_takes_the_fewest_that_passed_whatever_they_score(passed, toke
 @pytest.mark.parametrize(("keep", "tokens"), [(0.95, 22), (0.6, 6), (0.999, 43)])
 def test_quality_floor_takes_the_fewest_that_meet_it(keep, tokens):
     objective = QualityFloor(kind="quality-floor", keep=keep)
-    found, reason = objective.recommend(SCORES, 0.92, SCORE, ())
+    found, reason = objective.recommend(Tuned(SCORES, 0.92, SCORE))
     assert found == tokens
     assert ("No budget meets" in reason) == (keep == 0.999)
 
 
 def test_fixed_budget_is_its_own():
     objective = FixedBudget.model_validate({"kind": "fixed-budget", "budget": 11})
-    assert objective.recommend({11: 0.1}, 0.9, SCORE, ())[0] == 11
+    assert objective.recommend(Tuned({11: 0.1}, 0.9, SCORE))[0] == 11
 
 
 def test_log_likelihoods_lose_nats():
     assert NATS.floor(-1.0, 0.1) == pytest.approx(-1.1)
     assert SCORE.floor(0.9, 0.1) == pytest.approx(0.81)
-    assert Pareto(tolerance=0.05).recommend({22: -1.04, 6: -2.0}, -1.0, NATS, ())[0] == 22
+    assert Pareto(tolerance=0.05).recommend(Tuned({22: -1.04, 6: -2.0}, -1.0, NATS))[0] == 22
