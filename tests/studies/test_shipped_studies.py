@@ -43,7 +43,7 @@ def test_every_study_loads_under_its_own_name(name):
         assert len(study.search.method) == 9
     else:
         assert study.task.fit.samples >= 2000
-    assert study.task.report.samples >= 400
+    assert study.task.report.samples >= 300
 
 
 @pytest.mark.parametrize("name", [*nano.model_names(), *REAL])
