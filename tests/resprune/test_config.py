@@ -114,6 +114,7 @@ def test_a_written_file_says_everything(tmp_path):
                 "positions": "keep",
             },
         ],
+        "certificate": None,
     }
 
 
