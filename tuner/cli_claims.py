@@ -32,10 +32,10 @@ class _Test(StrEnum):
 def plan(
     study: StudyName,
     worse: Annotated[
-        float | None, typer.Option(help="Share of right answers that turn wrong; else a pilot.")
+        float | None, typer.Option(help="Share of questions whose answer turns wrong; else a pilot.")
     ] = None,
     better: Annotated[
-        float | None, typer.Option(help="Share of wrong answers that turn right.")
+        float | None, typer.Option(help="Share of questions whose answer turns right.")
     ] = None,
     pilot: Annotated[int, typer.Option(help="Tune samples that the pilot scores.", min=20)] = 100,
     as_json: AsJson = False,
