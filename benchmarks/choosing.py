@@ -1,6 +1,7 @@
 """Which sampler, how many trials, which choosing rule? Judged by what the choice truly scores.
 
-    python -m benchmarks.choosing --count 300 --log /tmp/choosing.jsonl     # resumable
+    python -m benchmarks.choosing --count 30 --log /tmp/tpe.jsonl           # 30 s a replay
+    python -m benchmarks.choosing --samplers random --log /tmp/rules.jsonl  # 1 s a replay
 
 Each replay draws a tune split from the table of nano-llava, searches, draws the alpha curve of what
 leads, and chooses a setting at each budget. What counts is the chosen setting's mean over the whole
@@ -40,7 +41,7 @@ TUNE = 300
 DESIGNS = {"38 images": (38, 8), "300 images": (300, 1)}
 """Images and questions of each, cut to 300 samples."""
 TRIALS = (24, 64)
-SHIPPED = ("tpe", 64)
+SHIPPED = 64  # trials of the shipped studies
 _FIT = (250, 8)
 _TOP = 4  # candidates that are scored again
 _LENGTH = 1.5  # of the smooth curve over alpha, in steps of the grid
@@ -177,7 +178,7 @@ def by_fit_split(space: Grid, table: Table, chosen: dict[int, int], fit: Draw) -
 # -- replays -------------------------------------------------------------------------------
 
 
-def replay(table: Table, number: int) -> dict[str, Any]:
+def replay(table: Table, samplers: Sequence[str], number: int) -> dict[str, Any]:
     """Search and choose every way on one draw of each kind of tune split."""
     space = Grid(table, BUDGETS)
     found: dict[str, Any] = {}
@@ -189,13 +190,13 @@ def replay(table: Table, number: int) -> dict[str, Any]:
         everything = {b: space.rows(b).ravel().tolist() for b in BUDGETS}
         ways["whole grid"] = choose(space, table, everything, tune, shipped)
         ways["whole grid, best mean"] = choose(space, table, everything, tune, best_mean)
-        for name, sampler in SAMPLERS.items():
+        for name in samplers:
             for trials in TRIALS:
-                tried = sampler(space, table, scores, trials, number)
+                tried = SAMPLERS[name](space, table, scores, trials, number)
                 way = f"{name} {trials}"
                 ways[way] = choose(space, table, tried, tune, shipped)
                 ways[f"{way}, no curve"] = choose(space, table, tried, tune, shipped, curves=False)
-                if (name, trials) != SHIPPED:
+                if (name, trials) != (samplers[0], SHIPPED):
                     continue
                 for rule_name, rule in RULES.items():
                     ways[rule_name] = choose(space, table, tried, tune, rule)
@@ -248,12 +249,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--log", type=Path, required=True, help="one JSON line a replay")
     parser.add_argument("--summary", action="store_true", help="sum up the log; run nothing")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--table", type=Path, help="default: the shipped one")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table.shipped() if args.table is None else Table.load(args.table)
     done = logged(args.log) if args.summary else None
-    print(summary(table, done or replays(args.log, args.count, partial(replay, table))))
+    print(
+        summary(table, done or replays(args.log, args.count, partial(replay, table, args.samplers)))
+    )
 
 
 if __name__ == "__main__":

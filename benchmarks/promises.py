@@ -9,8 +9,9 @@ that came before it: fewest tokens whose tune score is within 2 % of the unprune
 the knee. A promise is broken where a policy truly, over the whole table, loses more than claimed.
 
 ``adaptive``: the guard of the alpha predictor on features permuted over samples. They tell nothing,
-so whatever it adopts is adopted falsely. Beside it the guard that came before. Every fourth replay
-fits the true features too, and scores what was adopted on the images left out.
+so whatever it adopts is adopted falsely. Beside it, in the first hundred replays, the guard that
+came before; every fourth of those fits the true features too, and scores what was adopted on the
+images left out.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def test_replays_go_on_where_they_stopped(tmp_path):
 def test_choosing_is_summed_up_against_the_truth(table, monkeypatch):
     monkeypatch.setattr(choosing, "BUDGETS", (22, 11))
     monkeypatch.setattr(choosing, "TRIALS", (8,))
-    monkeypatch.setattr(choosing, "SHIPPED", ("tpe", 8))
-    found = [choosing.replay(table, number) for number in range(2)]
+    monkeypatch.setattr(choosing, "SHIPPED", 8)
+    found = [choosing.replay(table, ["tpe", "random"], number) for number in range(2)]
     text = choosing.summary(table, json.loads(json.dumps(found)))
     true = [100 * table.truth[each["300 images"]["shipped"]].mean() for each in found]
     assert f"| shipped | {np.mean(true):.3f} |" in text.split("300 images")[1]
