@@ -32,7 +32,8 @@ class _Test(StrEnum):
 def plan(
     study: StudyName,
     worse: Annotated[
-        float | None, typer.Option(help="Share of questions whose answer turns wrong; else a pilot.")
+        float | None,
+        typer.Option(help="Share of questions whose answer turns wrong; else a pilot."),
     ] = None,
     better: Annotated[
         float | None, typer.Option(help="Share of questions whose answer turns right.")

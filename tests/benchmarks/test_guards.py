@@ -58,6 +58,10 @@ def test_features_are_permuted_and_images_stay_whole(table, seen):
     assert {len(images) for images in rows.values()} == {1}
     assert set(replay) == {"permuted", "true"}
     assert set(guards.Guards(table, BUDGETS).replay(1)) == {"permuted"}
+    asked = len(seen.former)
+    late = guards.Guards(table, BUDGETS).replay(guards.COMPARED)
+    assert late == {"permuted": {"22": {"now": False}, "6": {"now": True}}}
+    assert len(seen.former) == asked
 
 
 def test_the_gain_is_that_of_the_images_left_out(table, seen):
@@ -81,11 +85,14 @@ def test_adoptions_are_counted():
         {"permuted": fits(True, True)},
         {"permuted": fits(False, False), "true": fits(True, True, gain=-0.01, error=0.01)},
         {"permuted": fits(False, False)},
+        {"permuted": {"22": {"now": False}, "6": {"now": True}}},  # the former guard was not asked
     ]
     lines = guards.summary(BUDGETS, found).splitlines()
-    assert lines[0] == "4 fits of permuted features, 2 of the true ones"
+    assert lines[0] == (
+        "5 fits of permuted features, 4 of them under the former guard too, 2 of the true ones"
+    )
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
     of = {row[0]: [cell.split(" %")[0] for cell in row[1:]] for row in rows}
-    assert of["any"] == ["50.0", "25.0", "100.0", "100.0", "+0.50 points", "50.0"]
+    assert of["any"] == ["50.0", "40.0", "100.0", "100.0", "+0.50 points", "50.0"]
     assert of["6"] == of["any"]
     assert of["22"][4:] == ["none adopted", "none"]
