@@ -98,6 +98,9 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         named = {b: fixed_policies(opened, s, others[b]) for b, s in settings.items()}
         measured = {b: score(tune, each, opened.seed) for b, each in named.items()}
         best_fixed = {b: best_on_tune(scored) for b, scored in measured.items()}
+        tuned = {
+            b: next(s for kind, _, s in each if kind == "tuned") for b, each in measured.items()
+        }
     policies = {budget: deployed(setting, fitted) for budget, setting in settings.items()}
     with opened.stage("certify"):
         certificate = certify_policies(opened, policies, fitted)
@@ -125,7 +128,7 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
                 policy=policies[budget],
                 setting=setting,
                 tokens=opened.tokens(setting),
-                tune_score=intervals.of(tune.score(setting)),
+                tune_score=intervals.of(tuned[budget]),
             )
             for budget, setting in settings.items()
         ],
