@@ -17,8 +17,8 @@ from tuner.alpha import fit_alpha
 from tuner.results.statistics import standard_error
 
 FIT = (250, 8)  # images and questions of each: the 2,000 samples of the shipped studies
-TRUE_EVERY = 4  # replays, of which one fits the true features too
-FORMER = 100  # replays that fit under the former guard too, and true features: enough to tell
+COMPARED = 100  # replays that fit under the former guard too
+TRUE_EVERY = 4  # of those, of which one fits the true features too
 
 
 class Guards:
@@ -73,7 +73,7 @@ class Guards:
         features = self.table.features[samples]
         permuted = features[rng.permutation(len(samples))]
         found: dict[str, Any] = {"permuted": self._fit(permuted, samples, number, None)}
-        if number % TRUE_EVERY == 0 and number < FORMER:
+        if number < COMPARED and number % TRUE_EVERY == 0:
             left = np.setdiff1d(np.arange(count), drawn)
             rest = np.concatenate([self.table.samples_of[image] for image in left])
             found["true"] = self._fit(features, samples, number, rest)
@@ -82,7 +82,7 @@ class Guards:
     def _fit(
         self, features: Floats, samples: Ints, seed: int, rest: Ints | None
     ) -> dict[str, dict[str, Any]]:
-        """Fit under both guards; by budget what was adopted, and what it gains on the rest."""
+        """Fit; by budget whether it was adopted under each guard, and its gain on the rest."""
         losses = self.losses(samples)
         smooth: dict[Budget, Floats] = {
             Count(count=b): -self.table.likelihoods[np.ix_(rows, samples)].T
@@ -90,7 +90,7 @@ class Guards:
         }
         images = np.unique(self.table.images[samples], return_inverse=True)[1].astype(np.int64)
         former: dict[Budget, bool] = {}
-        if seed < FORMER:
+        if seed < COMPARED:
             former = former_guard(features, losses, smooth, self.arms, images, seed)
         fit = fit_alpha(
             features,
@@ -105,7 +105,7 @@ class Guards:
         for budget in losses:
             adopted = fit.strengths[budget] > 0
             found[str(budget)] = {"now": adopted}
-            if former:
+            if budget in former:
                 found[str(budget)]["former"] = former[budget]
             if rest is None or not adopted:
                 continue
@@ -121,9 +121,11 @@ class Guards:
 def summary(budgets: Sequence[int], found: Sequence[Mapping[str, Any]]) -> str:
     """Tabulate what was adopted, falsely and truly."""
     permuted = [each["permuted"] for each in found]
+    compared = [fit for fit in permuted if all("former" in row for row in fit.values())]
     true = [each["true"] for each in found if "true" in each]
     lines = [
-        f"{len(permuted)} fits of permuted features, {len(true)} of the true ones",
+        f"{len(permuted)} fits of permuted features, {len(compared)} of them under the former "
+        f"guard too, {len(true)} of the true ones",
         "",
         "| budget | falsely adopted, former guard | now | adopted on true features, former | now "
         "| gain on images left out | truly loses |",
@@ -131,8 +133,7 @@ def summary(budgets: Sequence[int], found: Sequence[Mapping[str, Any]]) -> str:
     ]
 
     def adopted(fits: Sequence[Mapping[str, Any]], which: str, keys: Sequence[str]) -> str:
-        asked = [fit for fit in fits if which in fit[keys[0]]]
-        return share(sum(any(fit[key][which] for key in keys) for fit in asked), len(asked))
+        return share(sum(any(fit[key][which] for key in keys) for fit in fits), len(fits))
 
     every = [str(budget) for budget in budgets]
     for name, keys in (("any", every), *((key, [key]) for key in every)):
@@ -141,7 +142,7 @@ def summary(budgets: Sequence[int], found: Sequence[Mapping[str, Any]]) -> str:
         if gains:
             mean = f"{100 * float(np.mean(gains)):+.2f} points"
         lines.append(
-            f"| {name} | {adopted(permuted, 'former', keys)} | {adopted(permuted, 'now', keys)} "
+            f"| {name} | {adopted(compared, 'former', keys)} | {adopted(permuted, 'now', keys)} "
             f"| {adopted(true, 'former', keys)} | {adopted(true, 'now', keys)} | {mean} "
             f"| {share(sum(gain < 0 for gain in gains), len(gains))} |"
         )
