@@ -6,6 +6,7 @@ and stops when it knows; on last week's prompts it is the check for drift.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from tuner.search.storage import only_one
 from tuner.stages.claim import ClaimTest, fitting_test, split_info
 from tuner.stages.policies import policy_scores
 from tuner.study import find_study
+from tuner.study.schema import SplitSpec
 from tuner.study.task_file import load_task
 from tuner.tasks import Sample
 
@@ -44,6 +46,7 @@ class Certification(StrictModel):
         config: The config's folder.
         model: The model that answered.
         budget: Budget of the policy, as the config names it.
+        metric: The metric whose mean is meant.
         claim: What was claimed.
         test: How it was tested.
         split: The samples on offer.
@@ -62,6 +65,7 @@ class Certification(StrictModel):
     config: str
     model: str
     budget: str
+    metric: str
     claim: Claim
     test: Literal["betting", "exact"]
     split: CertifySplit
@@ -120,6 +124,7 @@ def certify_config(
             "nothing; name another with --budget"
         )
     options, spec = load_task(find_study(task))
+    _warn_of_own_images(config, spec)
     source = tasks.make(options)
     samples = source.draw(
         spec.split,
@@ -170,11 +175,26 @@ def certify_config(
         config=str(config_dir),
         model=str(model or (config.backbone.id if config.backbone else "")),
         budget=str(policy.budget),
+        metric=metric.name,
         claim=claim,
         test=test,
         split=split,
         **found,
     )
+
+
+def _warn_of_own_images(config: PruningConfig, spec: SplitSpec) -> None:
+    """Warn where the config's own certificate, by its split's name, rests on the same samples."""
+    own = None if config.certificate is None else config.certificate.split
+    if own is None or own.name != spec.split:
+        return
+    if own.offset < spec.offset + spec.samples and spec.offset < own.offset + own.samples:
+        warnings.warn(
+            f"task.certify: samples {own.offset} to {own.offset + own.samples - 1} of a split "
+            f"{own.name!r} chose what this config recommends; on the same data this is no new "
+            "test: give another split or offset",
+            stacklevel=3,
+        )
 
 
 def _drawn(samples: Sequence[Sample], seed: int) -> list[list[Sample]]:
@@ -208,13 +228,11 @@ def _betting(
         progress.step(bets.images, total)
         if bets.verdict != "undecided":
             break
-    whole, kept = (np.concatenate(rows) for rows in zip(*seen, strict=True))
+    u, s = (np.concatenate(rows) for rows in zip(*seen, strict=True))
     return {
         "verdict": bets.verdict,
         "images": bets.images,
-        **_counts(
-            np.concatenate([u for u, _ in seen]), np.concatenate([s for _, s in seen]), claim
-        ),
+        **_counts(u, s, claim),
         "p_value": bets.p_value,
         "wealth": bets.wealth,
         "opposite": bets.opposite,

@@ -73,6 +73,7 @@ class StudyPlan(StrictModel):
 
     Attributes:
         study: Its name.
+        metric: The metric whose mean is meant.
         claim: What it claims.
         test: How that is tested.
         source: Where the shares of flips come from.
@@ -83,6 +84,7 @@ class StudyPlan(StrictModel):
     """
 
     study: str
+    metric: str
     claim: Claim
     test: TestName
     source: str
@@ -157,6 +159,7 @@ def plan_study(
         ]
         return StudyPlan(
             study=study.study.name,
+            metric=study.task.metric,
             claim=asked.claim,
             test=asked.test,
             source=source,

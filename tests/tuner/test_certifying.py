@@ -226,3 +226,43 @@ def test_a_study_that_claims_nothing_has_no_plan():
     del data["task"]["certify"]
     with pytest.raises(StudyError, match="nothing is claimed"):
         plan_study(study_from_dict(data), worse=0.1, better=0.1)
+
+
+def test_images_that_chose_the_config_are_warned_of(config, work, tmp_path):
+    from resprune.certificate import Certificate, CertifySplit, Tested, policy_digest
+    from resprune.config import CONFIG_FILE
+
+    plain = PruningConfig.from_pretrained(config)
+    policy = plain.policy(180)
+    own = Certificate.sealed(
+        claim=Claim(loss=0.3),
+        test="exact",
+        metric="score",
+        split=CertifySplit(
+            name="certify", offset=4990, samples=20, images=20, questions_per_image=1
+        ),
+        attempt=1,
+        order=(Tested(budget=policy.budget, tokens=180, policy=policy_digest(policy, None)),),
+        choices="0" * 32,
+    )
+    data = {**plain.to_dict(), "certificate": own.model_dump(mode="json")}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / CONFIG_FILE).write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match="samples 4990 to 5009 .* no new test"):
+        run(tmp_path / "own", work, task_file(tmp_path))
+
+
+def test_a_claim_about_nats_is_said_in_nats(config, work, tmp_path):
+    from rich.console import Console
+
+    from tuner.output.plan import show_certification
+
+    task = task_file(tmp_path, samples=16, metric="log_likelihood")
+    with pytest.raises(StudyError, match="--clip is missing"):
+        run(config, work, task)
+    found = run(config, work, task, clip=-6.0, loss=0.9)
+    console = Console(record=True, width=200)
+    show_certification(found, console)
+    text = console.export_text()
+    assert "less than 0.900 nats" in text
+    assert "points" not in text

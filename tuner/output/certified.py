@@ -49,8 +49,9 @@ def promise(results: Results, scale: Scale) -> str:
 def evidence(tested: Tested, certificate: Certificate, scale: Scale) -> str:
     """Say what a policy gave on the certify split."""
     assert tested.p_value is not None
+    assert tested.loss is not None
     split = certificate.split
-    lost = loss_measured(tested, certificate.claim, scale)
+    lost = loss_measured(tested.loss, certificate.claim, scale)
     flips = ""
     if tested.worse is not None and tested.better is not None:
         flips = (
@@ -63,15 +64,14 @@ def evidence(tested: Tested, certificate: Certificate, scale: Scale) -> str:
     )
 
 
-def loss_measured(tested: Tested, claim: Claim, scale: Scale) -> str:
+def loss_measured(loss: float, claim: Claim, scale: Scale) -> str:
     """Say a measured loss: ``lost 0.5 points``, ``gained 0.2 points``."""
-    assert tested.loss is not None
     if claim.scale == "relative":
-        size, unit = f"{100 * abs(tested.loss):.1f}", " % of the score"
+        size, unit = f"{100 * abs(loss):.1f}", " % of the score"
     else:
-        size = scale.number(abs(tested.loss))
+        size = scale.number(abs(loss))
         unit = " points" if scale.unit else " nats"
-    return f"{'lost' if tested.loss >= 0 else 'gained'} {size}{unit}"
+    return f"{'lost' if loss >= 0 else 'gained'} {size}{unit}"
 
 
 def p_text(p_value: float) -> str:
@@ -89,20 +89,25 @@ def nearest(results: Results, scale: Scale) -> str:
         return "" if len(certificate.order) == 1 else "Every budget of the study was certified."
     first = failed[0]
     text = f"Testing stopped at {first.tokens} tokens. {evidence(first, certificate, scale)} "
+    assert first.loss is not None
+    if first.loss >= certificate.claim.loss:
+        return text + "That is no less than the claim, and more images alone would not change it."
     wanted = _images_wanted(first, certificate)
     if wanted is None:
-        return text + "That is no less than the claim, and more images alone would not change it."
+        return text.rstrip()
     more = wanted - certificate.split.images
     return text + f"If these rates hold, about {more:,} more images would have been needed."
 
 
 def _images_wanted(tested: Tested, certificate: Certificate) -> int | None:
+    """Return the images at which the test would have passed; None where that is not known."""
     claim, split = certificate.claim, certificate.split
-    if tested.margins:
+    if certificate.test == "betting":
         bounds = Bounds.of(claim, split.questions_per_image, certificate.clip)
         return images_to_bet(tested.margins, bounds.above, claim.confidence)
-    worse, better = tested.worse or 0, tested.better or 0
-    return images_to_pass(worse, better, split.images, claim.loss, claim.confidence)
+    if certificate.test == "t" or tested.worse is None or tested.better is None:
+        return None
+    return images_to_pass(tested.worse, tested.better, split.images, claim.loss, claim.confidence)
 
 
 def attempt_text(certificate: Certificate) -> str:

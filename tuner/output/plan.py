@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_plan(plan: StudyPlan, console: Console) -> None:
     """Print a plan: what the claim needs at each budget, then what each split needs and costs."""
-    scale = Scale()
+    scale = Scale.of_metric(plan.metric)
     console.print(
         f"Claim: {certified.claim_text(plan.claim, scale)}, with {100 * plan.claim.confidence:g} % "
         f"confidence ({plan.test} test). A policy that turns no wrong answer right needs "
@@ -55,18 +55,17 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
 
 def show_certification(found: Certification, console: Console) -> None:
     """Print the verdict on a claim, then its numbers."""
-    scale = Scale()
+    scale = Scale.of_metric(found.metric)
     console.print(
         f"{found.verdict}: {certified.claim_text(found.claim, scale)}, at budget {found.budget} "
         f"(confidence {100 * found.claim.confidence:g} %)",
         markup=False,
         highlight=False,
     )
-    unit = " % of the score" if found.claim.scale == "relative" else " points"
     console.print(
         f"{found.images:,} of {found.split.images:,} images, {found.questions:,} questions: "
-        f"measured loss {100 * found.loss:.1f}{unit}; {found.worse:,} scores fell and "
-        f"{found.better:,} rose; {found.test} test, p = {certified.p_text(found.p_value)}",
+        f"{certified.loss_measured(found.loss, found.claim, scale)}; {found.worse:,} scores fell "
+        f"and {found.better:,} rose; {found.test} test, p = {certified.p_text(found.p_value)}",
         markup=False,
         highlight=False,
     )

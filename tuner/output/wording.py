@@ -47,8 +47,12 @@ class Scale:
     @classmethod
     def of(cls, results: Results) -> Scale:
         """Choose the scale for a study's metric."""
-        shares = metrics.get(results.study["task"]["metric"]).kind == "answer"
-        return cls() if shares else cls(factor=1.0, digits=3, unit="")
+        return cls.of_metric(results.study["task"]["metric"])
+
+    @classmethod
+    def of_metric(cls, name: str) -> Scale:
+        """Choose the scale for a metric's name."""
+        return cls() if metrics.get(name).kind == "answer" else cls(1.0, 3, "")
 
     def number(self, score: float) -> str:
         """Write a score without its unit: ``76.3``."""
