@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from resprune.budget import Count, Energy, Ratio
-from tuner.output import certified
+from tuner.output import certified, efficiency
 from tuner.output.frame import rows_frame
 from tuner.output.wording import Scale, policy_text
 from tuner.results.schema import Comparison, Results, TrialResult
@@ -31,6 +31,7 @@ _TITLES = {
     "pilot": "Pilot on the tune split",
     "certify": "Testing what was chosen on the certify split",
     "report": "Scoring what was chosen on the report split",
+    "efficiency": "Measuring speed and memory",
 }
 
 
@@ -101,6 +102,11 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
     for sentence in (certified.promise(results, scale), certified.nearest(results, scale)):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
+    for row in shown[shown.recommended].itertuples():
+        speed = efficiency.measured(results, row.policy)
+        if results.efficiency is not None and speed is not None:
+            said = efficiency.sentence(results.efficiency, speed)
+            console.print(said, markup=False, highlight=False)
     for note in results.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
