@@ -13,9 +13,7 @@ from tuner.cli_common import AsJson, console, parse_budget, print_json, quieten_
 def bench(
     source: Annotated[
         str | None,
-        typer.Argument(
-            help="A study (a shipped name or a TOML file) or an exported config folder."
-        ),
+        typer.Argument(help="A study (shipped name or TOML file), or an exported config folder."),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(help="A real model's size with random weights: llava-1.5-7b, ...")

@@ -148,10 +148,11 @@ def _llava(size: str) -> Callable[[], tuple[Any, Any]]:
     def parts() -> tuple[Any, Any]:
         import transformers
 
+        library: Any = transformers
         processor = tiny_llava_processor(image_size=336, patch_size=14)
-        return transformers.LlavaConfig(
-            vision_config=transformers.CLIPVisionConfig(**_CLIP),
-            text_config=transformers.LlamaConfig(**_VICUNA[size], **_special(processor)),
+        return library.LlavaConfig(
+            vision_config=library.CLIPVisionConfig(**_CLIP),
+            text_config=library.LlamaConfig(**_VICUNA[size], **_special(processor)),
             image_token_index=processor.image_token_id,
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",
@@ -164,18 +165,18 @@ def _llava_next() -> tuple[Any, Any]:
     import transformers
 
     library: Any = transformers
-    tokenizer = tiled_processor("llava_next").tokenizer
+    small = tiled_processor("llava_next")
     processor = library.LlavaNextProcessor(
         image_processor=library.LlavaNextImageProcessorPil(
             size={"shortest_edge": 336},
             crop_size={"height": 336, "width": 336},
             image_grid_pinpoints=_PINPOINTS,
         ),
-        tokenizer=tokenizer,
+        tokenizer=small.tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=tiled_processor("llava_next").chat_template,
+        chat_template=small.chat_template,
     )
     return library.LlavaNextConfig(
         vision_config=library.CLIPVisionConfig(**_CLIP),

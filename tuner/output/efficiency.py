@@ -1,4 +1,4 @@
-"""Speed and memory in words and tables: the same in the console, the report, the card and a file."""
+"""Speed and memory in words and tables, the same in console, report, card and file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tuner.results.schema import Results
 JSON_FILE, PAGE_FILE = "efficiency.json", "efficiency.md"
 _UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 NOTE = (
-    "Times are medians in milliseconds with their quartiles; faster and slower are medians of paired "
-    "ratios with their 95 % interval (sign test). FLOPs (two a multiply-add, matrix products alone) "
-    "and cache bytes are exact, of the language model; the vision tower's are not counted. Peak "
-    "memory is what a prefill held over what was held at its start."
+    "Times are medians in milliseconds with their quartiles; faster and slower are medians of "
+    "paired ratios with their 95 % interval (sign test). FLOPs (two a multiply-add, matrix "
+    "products alone) and cache bytes are exact, of the language model; the vision tower's are not "
+    "counted. Peak memory is what a prefill held over what was held at its start."
 )
 
 
@@ -82,9 +82,15 @@ def sentence(found: Efficiency, row: Measured) -> str:
 
 def pays_text(found: Efficiency, row: Measured) -> str:
     """Say from which length and size on a policy would pay."""
-    limits = row.break_even
-    if limits is None:
+    limits, total = row.break_even, found.whole.kept
+    if limits is None or total is None:
         return ""
+    near = (
+        limits.visual_tokens is not None and limits.visual_tokens <= total,
+        limits.parameters is not None and limits.parameters <= found.parameters,
+    )
+    if any(near):
+        return "What it saves and what it costs are near each other here."
     parts = []
     if limits.visual_tokens is not None:
         parts.append(f"an image would have to have about {limits.visual_tokens:,} visual tokens")
@@ -95,8 +101,8 @@ def pays_text(found: Efficiency, row: Measured) -> str:
         )
     if not parts:
         return (
-            "The language model itself was not faster with fewer tokens here, so from which size on "
-            "pruning pays cannot be told."
+            "The language model itself was not faster with fewer tokens here, so from which size "
+            "on pruning pays cannot be told."
         )
     return f"For it to pay, {', or '.join(parts)}."
 
