@@ -1,8 +1,9 @@
 """Below which prompt length, and which size of the LLM, pruning does not pay on this machine.
 
 Pruning adds a reading of the prompt, which costs the same whatever the image, and a selection,
-which grows with visual tokens times tokens kept and with the width of the LLM. It saves arithmetic
-in the prefill. What a saved FLOP is worth is the rate at which this machine got faster from the
+which grows with visual tokens times tokens kept and with the width of the LLM, and is taken not to
+shrink below what was measured, since on small inputs it is calls that cost. It saves arithmetic in
+the prefill. What a saved FLOP is worth is the rate at which this machine got faster from the
 unpruned prefill to the pruned one, so that what a call costs at any length cancels.
 """
 
@@ -103,7 +104,7 @@ def _visual_tokens(costs: Costs, ratio: bool) -> int | None:
     for visual in cut:
         whole, pruned = tokens + text, kept(visual) + text
         saved += per_row * (whole - pruned) + per_pair * (whole**2 - pruned**2)
-    growth = tokens / total * kept(cut[0]) / cut[0]
+    growth = np.maximum(1.0, tokens / total * kept(cut[0]) / cut[0])
     paid = costs.ms_per_flop * saved > costs.read_ms + costs.select_ms * growth
     if not paid[-1]:
         return None
@@ -114,7 +115,7 @@ def _visual_tokens(costs: Costs, ratio: bool) -> int | None:
 def _parameters(costs: Costs) -> int | None:
     """Return the least size at which it pays, all widths s times those measured.
 
-    The saving is a s^2 (matrices) + b s (attention), the cost read + select s.
+    The saving is a s^2 (matrices) + b s (attention), the cost read + select max(1, s).
     """
     decoder = costs.decoder
     a, b = (
@@ -123,6 +124,12 @@ def _parameters(costs: Costs) -> int | None:
     )
     if a <= 0:
         return None
-    b -= costs.select_ms
-    s = (-b + math.sqrt(b * b + 4 * a * costs.read_ms)) / (2 * a)
+    s = _root(a, b, costs.read_ms + costs.select_ms)
+    if s > 1:
+        s = _root(a, b - costs.select_ms, costs.read_ms)
     return math.ceil(decoder.parameters * s * s)
+
+
+def _root(a: float, b: float, c: float) -> float:
+    """Return the positive s at which a s^2 + b s = c."""
+    return (-b + math.sqrt(b * b + 4 * a * c)) / (2 * a)

@@ -155,7 +155,7 @@ class _Run:
         try:
             if self._depths is not None and methods.get(case.policy.method).stage not in _UNIFORM:
                 raise StudyError("it acts inside the LLM, which a + L b does not describe")
-            self._call(case, 0, 2)
+            self._first(case)
             if case.batch == 1:
                 case.peak = self._peak(case)
         except _FAILURES as error:
@@ -170,6 +170,11 @@ class _Run:
         except _FAILURES as error:
             case.error = _reason(error)
 
+    def _first(self, case: _Case) -> None:
+        if self._depths is not None:
+            self._depths.cut(self._depths.counts[0])
+        self._stopwatch.call(self._inputs(case.batch, 0), case.config, 2)
+
     def _call(self, case: _Case, number: int, new_tokens: int) -> Timed:
         inputs = self._inputs(case.batch, number)
         if self._depths is None:
@@ -183,6 +188,8 @@ class _Run:
     def _peak(self, case: _Case) -> int | None:
         """Measure the memory of a prefill; layers that were cut off would add their caches."""
         inputs = self._inputs(1, 0)
+        if self._depths is not None:
+            self._depths.cut(self._depths.counts[-1])
         call, peak = with_peak(
             lambda: self._stopwatch.call(inputs, case.config, 1), self._backbone.model.device
         )

@@ -55,7 +55,7 @@ class Plan:
     seed: int = 0
 
 
-SHORT = Plan(new_tokens=4, batches=(1,))
+SHORT = Plan(repeats=15, new_tokens=4, batches=(1,))
 """What a study runs at its end: seconds on an embedded model."""
 
 

@@ -99,14 +99,13 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
             row.setting,
         )
     console.print(table, markup=False)
-    for sentence in (certified.promise(results, scale), certified.nearest(results, scale)):
+    for sentence in (
+        certified.promise(results, scale),
+        certified.nearest(results, scale),
+        efficiency.headline(results),
+    ):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
-    for row in shown[shown.recommended].itertuples():
-        speed = efficiency.measured(results, row.policy)
-        if results.efficiency is not None and speed is not None:
-            said = efficiency.sentence(results.efficiency, speed)
-            console.print(said, markup=False, highlight=False)
     for note in results.notes:
         console.print(f"- {note}", markup=False, highlight=False)
     console.print(f"\n* recommended.  Config: {run_dir / 'config'}", markup=False)
@@ -123,13 +122,13 @@ def _difference(scale: Scale, one: Comparison | None, *, named: bool = False) ->
 
 def show_prediction(result: PredictResult, console: Console) -> None:
     """Print both answers and what was kept."""
-    heads = ("", "answer", "visual tokens", "time")
+    heads = ("", "answer", "visual tokens")
     table = Table(*heads, title=escape(result.question), title_justify="left")
     for name, answer, tokens in (
         ("unpruned", result.unpruned, result.visual_tokens),
         ("pruned", result.pruned, result.tokens_kept),
     ):
-        table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
+        table.add_row(name, answer, str(tokens))
     console.print(table, markup=False)
     nouns = ", ".join(result.nouns) or "none"
     how = " (chosen for this prompt)" if result.adaptive else ""
@@ -137,5 +136,6 @@ def show_prediction(result: PredictResult, console: Console) -> None:
         how = " (not a prompt like those it was fitted on: one setting)"
     console.print(f"nouns: {nouns}; {policy_text(result.setting)}{how}", markup=False)
     console.print(f"kept: {result.kept}", markup=False)
+    console.print("speed and memory: resprune-tune bench CONFIG_DIR", markup=False)
     if result.drawn is not None:
         console.print(f"drawn: {result.drawn}", markup=False)

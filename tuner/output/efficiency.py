@@ -55,6 +55,18 @@ def measured(results: Results, policy: Setting | Adaptive) -> Measured | None:
     return next((row for row in results.efficiency.rows if row.policy == policy), None)
 
 
+def headline(results: Results) -> str:
+    """Say whether the recommended policy pays, or where that is none the largest of the study.
+
+    Returns:
+        The sentence of its row; empty where nothing was measured.
+    """
+    best = results.recommended
+    chosen = sorted(results.chosen, key=lambda c: (c.policy.budget != best, -c.tokens))
+    row = measured(results, chosen[0].policy) if chosen else None
+    return "" if row is None or results.efficiency is None else sentence(results.efficiency, row)
+
+
 def sentence(found: Efficiency, row: Measured) -> str:
     """Say in a sentence or two whether a policy pays on this model and machine."""
     if row.error is not None:

@@ -47,6 +47,7 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         wording=wording,
         certified=certified,
         efficiency=efficiency,
+        pays=efficiency.headline(results),
         measured=lambda policy: efficiency.measured(results, policy),
         promise=certified.promise(results, scale),
         nearest=certified.nearest(results, scale),

@@ -21,6 +21,7 @@ class Machine:
     def __init__(self, call_ms=3.0, ms_per_flop=2e-8, read_ms=1.0, select_ms=2.0, decoder=DECODER):
         self.call_ms, self.ms_per_flop, self.read_ms = call_ms, ms_per_flop, read_ms
         self.decoder, self._per_pair = decoder, select_ms / (TOTAL * 98 * DECODER.hidden)
+        self.floor = 0.0  # what the calls of a selection cost at least
 
     def timed(self, total, kept):
         rows = (TEXT + kept,) * self.decoder.layers
@@ -29,7 +30,7 @@ class Machine:
         return Timed(
             vision_ms=5.0,
             read_ms=self.read_ms * pruned,
-            select_ms=self._per_pair * total * kept * self.decoder.hidden * pruned,
+            select_ms=max(self.floor, self.select_ms(total, kept)) * pruned,
             prepare_ms=0.0,
             prefill_ms=prefill,
             other_ms=1.0,
@@ -41,10 +42,14 @@ class Machine:
             visual_tokens=total,
         )
 
+    def select_ms(self, total, kept):
+        return self._per_pair * total * kept * self.decoder.hidden
+
     def pays(self, total, kept):
         return self.timed(total, kept).first_token_ms < self.timed(total, total).first_token_ms
 
     def costs(self, kept):
+        self.floor = self.select_ms(TOTAL, kept)
         pair = [self.timed(TOTAL, TOTAL)] * 6, [self.timed(TOTAL, kept)] * 6
         return Costs.of(self.decoder, *pair)
 
@@ -90,7 +95,7 @@ def test_the_size_is_where_a_wider_model_begins_to_pay(machine, kept):
             head_dim=32 * s,
         )
         scaled = Machine(machine.call_ms, machine.ms_per_flop, machine.read_ms, decoder=wider)
-        scaled._per_pair = machine._per_pair
+        scaled._per_pair, scaled.floor = machine._per_pair, machine.floor
         return scaled.pays(TOTAL, kept)
 
     s = (found / DECODER.parameters) ** 0.5
