@@ -193,7 +193,10 @@ def _qwen(size: str) -> Callable[[], tuple[Any, Any]]:
         library: Any = transformers
         processor = images_only("Qwen2_5_VLProcessor")(
             image_processor=library.Qwen2VLImageProcessorPil(
-                patch_size=14, merge_size=2, temporal_patch_size=2
+                patch_size=14,
+                merge_size=2,
+                temporal_patch_size=2,
+                size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384},
             ),
             tokenizer=tiny_qwen_tokenizer(),
             chat_template=QWEN_CHAT_TEMPLATE,

@@ -32,7 +32,7 @@ def speed_text(one: Speedup | None) -> str:
         return f"{one.ratio:.2f} times faster ({one.low:.2f} to {one.high:.2f})"
     if one.high < 1:
         return f"{1 / one.ratio:.2f} times slower ({1 / one.high:.2f} to {1 / one.low:.2f})"
-    return f"no difference shown (speed {one.low:.2f} to {one.high:.2f} times)"
+    return f"not told apart ({one.low:.2f} to {one.high:.2f} times as fast)"
 
 
 def memory_text(found: Efficiency, row: Measured) -> str:
