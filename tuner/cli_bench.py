@@ -64,6 +64,11 @@ def bench(
         return Plan(repeats, new_tokens, batches, prompts, seed)
 
     names, budgets = method or [], budget or []
+    is_config = shape is None and (Path(source or "") / CONFIG_FILE).is_file()
+    if is_config and names:
+        raise StudyError("--method: a config has its own policies; leave it out")
+    if model is not None and not is_config:
+        raise StudyError("--model: a study and a shape name their own; leave it out")
     with RichProgress(console(stderr=True)) as progress:
         progress.stage("efficiency")
         if shape is not None:
@@ -71,16 +76,12 @@ def bench(
 
             sizes = BATCHES if torch.cuda.is_available() else (1,)
             found = bench_shape(shape, plan(sizes), names, budgets, progress.step)
-        elif (Path(source or "") / CONFIG_FILE).is_file():
-            if names:
-                raise StudyError("--method: a config has its own policies; leave it out")
+        elif is_config:
             folder = Path(source or "")
             found = bench_config(folder, plan(BATCHES), budgets, model, progress.step)
         else:
             from tuner.study import find_study, load_study
 
-            if model is not None:
-                raise StudyError("--model: a study names its own; leave it out")
             study = load_study(find_study(source or ""))
             found = bench_study(study, plan(BATCHES), names, budgets, progress.step)
     written = write_efficiency(found, out) if out is not None else []

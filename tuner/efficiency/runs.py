@@ -243,7 +243,10 @@ def bench_shape(
 def default_settings(
     backbone: Backbone, names: Sequence[str], budgets: Sequence[BudgetLike]
 ) -> list[Setting]:
-    """Return every method with its own defaults at every budget; ResPrune's are the paper's."""
+    """Return every method with its own defaults at every budget; ResPrune's are the paper's.
+
+    The unpruned model has no budget, and is measured in any case.
+    """
 
     def default(method: str, budget: BudgetLike) -> Setting:
         if method != "resprune":
@@ -254,7 +257,8 @@ def default_settings(
             return setting.with_options(seed_strategy="l2_norm")
         return setting
 
-    return [default(method, budget) for method in names for budget in budgets]
+    pruning = [name for name in names if methods.get(name).stage != "none"]
+    return [default(method, budget) for method in pruning for budget in budgets]
 
 
 def sample_prompts(backbone: Backbone, samples: Sequence[Sample]) -> list[ImagePrompt]:

@@ -15,6 +15,7 @@ from tuner.results.efficiency import Efficiency, Measured, Speedup, Spread
 from tuner.results.schema import Results
 
 JSON_FILE, PAGE_FILE = "efficiency.json", "efficiency.md"
+_BESIDE = 3  # policies of one table in the console, which has 120 columns
 _UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 NOTE = (
     "Times are medians in milliseconds with their quartiles; faster and slower are medians of "
@@ -192,14 +193,17 @@ def show_efficiency(found: Efficiency, console: Console) -> None:
     """Print the table, turned so that a policy is a column, and what it comes to."""
     heads, body = columns(found), lines(found)
     runs = [line for line, row in zip(body, found.rows, strict=True) if row.error is None]
-    table = Table(title="Speed and memory", title_justify="left")
-    table.add_column("")
-    for line in runs:
-        table.add_column(f"{line[0]}\n{line[1]} tokens", justify="right")
-    for place in range(2, len(heads)):
-        table.add_row(heads[place], *(line[place] for line in runs))
+    whole = [runs.pop(0)] if found.whole.error is None else []
     console.print(setup(found), markup=False, highlight=False)
-    console.print(table, markup=False)
+    for start in range(0, len(runs), _BESIDE):
+        table = Table()
+        table.add_column("")
+        beside = [*whole, *runs[start : start + _BESIDE]]
+        for line in beside:
+            table.add_column(f"{line[0]}\n{line[1]} tokens", justify="right")
+        for place in range(2, len(heads)):
+            table.add_row(heads[place], *(line[place] for line in beside))
+        console.print(table, markup=False)
     for row in found.rows:
         if row.error is not None:
             console.print(

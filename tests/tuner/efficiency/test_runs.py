@@ -151,6 +151,11 @@ def test_what_a_plus_b_does_not_describe_is_refused_by_name(small_shape):
     assert "a + L b does not describe" in found.rows[1].error
 
 
+def test_the_unpruned_model_has_no_row_of_its_own_among_the_methods(llava):
+    named = default_settings(llava, ["unpruned", "random"], [4, 2])
+    assert named == [Setting.of("random", 4), Setting.of("random", 2)]
+
+
 def test_the_papers_setting_is_replaced_where_the_tower_has_no_cls():
     backbone = runs.backbones.for_model(*tiny_llava(tower="siglip"))
     (setting,) = default_settings(backbone, ["resprune"], [4])
@@ -195,7 +200,7 @@ def test_the_command_prints_json_alone_and_writes_both_files(saved, tmp_path, ca
         (["nano-llava", "--method", "resprun"], "resprune"),
         (["nano-llava", "--batch", "1;8"], "'1;8' is no list of counts"),
         (["nano-llava", "--repeats", "3"], "give 6 or more"),
-        (["nano-llava", "--model", "x"], "a study names its own"),
+        (["nano-llava", "--model", "x"], "a study and a shape name their own"),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_fix(capsys, arguments, said):
