@@ -116,7 +116,8 @@ class MadeUpView:
 
     def normed(self) -> Tensor:
         """As of ``LayerView``; the root mean square of each state is 1."""
-        return self.hidden / self.hidden.square().mean(dim=2, keepdim=True).sqrt()
+        size = self.hidden.square().mean(dim=2, keepdim=True).sqrt()
+        return self.hidden.div(size)
 
 
 @dataclass(frozen=True)

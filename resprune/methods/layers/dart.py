@@ -36,8 +36,8 @@ class Dart(LayerMethod[DartOptions]):
 
     Pivots are the tokens whose keys in layer K - 1, heads flattened, have the largest L1 norm. One
     after the other takes the tokens of least cosine with it, under the decoder's final norm, out of
-    those that are left. Published code takes the same number for each, 4 + 8 floor(k / 8) in all; here
-    the first pivots take one more, so that exactly k stay.
+    those that are left. Published code takes the same number for each, 4 + 8 floor(k / 8) in all;
+    here the first pivots take one more, so that exactly k stay.
 
     Source: DART, arXiv 2502.11494.
     """
