@@ -95,7 +95,8 @@ class MadeUpView:
         self.hidden = torch.stack([_padded(p.hidden[index, row], n) for p, row in pairs])
         self._queries = torch.stack([_padded(p.queries[index][:, row], n) for p, row in pairs])
         self._keys = torch.stack([_padded(p.keys[index][:, row], n) for p, row in pairs])
-        self.visual, self.text = [], []
+        self.visual: list[Tensor] = []
+        self.text: list[Tensor] = []
         for prompt, row in pairs:
             slots = torch.isin(row, prompt.visual).nonzero()[:, 0] + n - len(row)
             self.visual.append(slots)
@@ -111,7 +112,7 @@ class MadeUpView:
         queries, keys = self._queries[row][:, slots], self._keys[row]
         keys = keys.repeat_interleave(len(queries) // len(keys), dim=0)
         seen = (torch.arange(keys.shape[1]) <= slots[:, None]) & self.valid[row]
-        logits = (queries @ keys.transpose(1, 2)).float() / keys.shape[2] ** 0.5
+        logits: Tensor = (queries @ keys.transpose(1, 2)).float() / keys.shape[2] ** 0.5
         return logits.masked_fill(~seen, -torch.inf).softmax(dim=2)
 
     def normed(self) -> Tensor:
