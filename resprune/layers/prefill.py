@@ -93,11 +93,12 @@ class Prefill:
         self._text, self._left = text, job.left
         self.prompt = PrunedPrompt(ids.shape[1], job.positions)
         self._valid = torch.ones_like(ids).bool() if mask is None else mask.bool()
-        newlines = torch.zeros_like(self._valid) if job.newlines is None else job.newlines
         repeats, odd = divmod(len(ids), len(job.rules))  # beams, or several answers a prompt
         if odd:
             raise ResPruneError(f"{len(job.rules)} rules for a batch of {len(ids)}; give one a row")
-        self._newline = newlines.to(ids.device).repeat_interleave(repeats, 0)
+        self._newline = torch.zeros_like(self._valid)
+        if job.newlines is not None:
+            self._newline = job.newlines.to(ids.device).repeat_interleave(repeats, 0)
         placeholders = (ids == backbone.image_token_id) & self._valid
         self._visual = placeholders & ~self._newline
         self._present, self._repeats = self._valid, repeats

@@ -158,8 +158,6 @@ class LayerPruner:
         """Note ids and mask, which the decoder does not see, of a call with images."""
         local = self._local
         local.seen = None
-        if local.job is None:
-            return
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if any(given.get(name) is not None for name in _IMAGES):
             local.seen = given.get("input_ids"), given.get("attention_mask")
@@ -169,9 +167,9 @@ class LayerPruner:
         local, cache = self._local, kwargs.get("past_key_values")
         seen, local.seen, local.run = local.seen, None, None
         past = 0 if cache is None else int(cache.get_seq_length())
-        if seen is None:
-            if past:
-                local.run = self._step(cache, past)
+        following = self._step(cache, past) if past else None
+        if seen is None or (local.job is None and following is None):
+            local.run = following
             return
         if past:
             raise ResPruneError(
@@ -190,7 +188,7 @@ class LayerPruner:
                 "pruning inside the LLM needs model.eval(), input_ids and a 2-D attention_mask; "
                 "pass the processor's output as it is"
             )
-        assert local.job is not None
+        assert local.job is not None  # a step has a past
         local.run = Prefill(local.job, self.backbone, self._text, ids, mask)
         local.job = None
 
