@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,8 @@ class Left:
         """Return a row's visual tokens averaged over the decoder layers."""
         return sum(self.by_layer(row)) / self.depth
 
-    def last(self, row: int) -> Tensor | None:
-        """Return the places that were left in the end, on the CPU; None where nothing dropped."""
-        return self.places[max(self.places)][row].cpu() if self.places else None
+    def last(self, row: int) -> Tensor:
+        """Return the places that were left of a row in the end, on the CPU."""
+        if not self.places:
+            return torch.arange(self.entering[row])
+        return self.places[max(self.places)][row].cpu()
