@@ -102,6 +102,16 @@ class LayerMethod(Method[_O]):
         """Return the further layers before which ``visit`` is called, without dropping."""
         return frozenset()
 
+    def notes(self, options: _O, depth: int, positions: Positions) -> tuple[str, ...]:
+        """Return what differs from how it was published, in a word or two each.
+
+        Args:
+            options: Its options.
+            depth: Decoder layers L.
+            positions: Position policy.
+        """
+        return ()
+
     @abstractmethod
     def visit(self, view: LayerView, memory: dict[str, Any], options: _O) -> Drop | None:
         """Read the prompts before a layer, and choose what stays where the layer drops.

@@ -52,7 +52,7 @@ def score(setting):
 
 
 def evaluate(setting):
-    return score(setting), setting.budget.count
+    return score(setting), setting.budget.count, float(setting.budget.count)
 
 
 def run(search, total=24, evaluate=evaluate, floor=None):
