@@ -71,7 +71,7 @@ def inside_notes(
         return []
     budgets = ", ".join(map(str, inside))
     notes = [
-        f"What is exported for {budgets} acts inside the LLM: resprune.attach runs it on "
+        f"What is exported at budget {budgets} acts inside the LLM: resprune.attach runs it on "
         "transformers models; a server that runs the model in its own code (vLLM) cannot. What "
         "it keeps is known only there, so no example draws it."
     ]
