@@ -52,6 +52,7 @@ def study(tmp_path, tune, certify):
         bench=SimpleNamespace(metric=metrics.get("score"), model_key="model"),
         split=splits.__getitem__,
         tokens=lambda setting: setting.budget.count,
+        cost=lambda setting: float(setting.budget.count),
         run_dir=tmp_path,
         seed=0,
     )
