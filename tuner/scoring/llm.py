@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from resprune.layers import LayerPruner
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from resprune import methods
 from resprune.backbones import Backbone, Prepared, VisualTokens
+from resprune.layers import LayerPruner
 from resprune.plan import Plan, made_by
 from tuner.scoring.metrics import Kind
 from tuner.scoring.outcomes import Outcome
