@@ -14,6 +14,7 @@ from resprune.errors import ConfigError, StudyError
 from resprune.files import read_json, write_json
 from resprune.setting import Adaptive, Policy, Setting
 from resprune.validation import explain
+from tuner.results.efficiency import Efficiency
 from tuner.results.rows import RowKind
 
 RESULTS_FILE = "results.json"
@@ -266,6 +267,7 @@ class Results(_Row):
     adaptive: list[AdaptiveRow]
     feature_weights: list[FeatureWeight]
     examples: list[KeptExample]
+    efficiency: Efficiency | None = None
     cost: Cost
     notes: list[str]
 
