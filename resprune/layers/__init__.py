@@ -2,6 +2,6 @@
 
 from resprune.layers.left import Left
 from resprune.layers.pruner import LayerPruner
-from resprune.layers.support import check_generate, check_inside, decoder_of
+from resprune.layers.support import check_generate, check_inside, compact_inside, decoder_of
 
-__all__ = ["LayerPruner", "Left", "check_generate", "check_inside", "decoder_of"]
+__all__ = ["LayerPruner", "Left", "check_generate", "check_inside", "compact_inside", "decoder_of"]

@@ -111,8 +111,9 @@ class Runner:
 
     @torch.inference_mode()
     def _answer(self, jobs: list[Job], pruner: LayerPruner | None) -> list[Outcome]:
-        kwargs = self._prepared(self._prompts.ids, jobs).kwargs
-        with _inside(jobs, pruner):
+        prepared = self._prepared(self._prompts.ids, jobs)
+        kwargs = prepared.kwargs
+        with _inside(jobs, prepared, pruner):
             output = self._backbone.model.generate(
                 **kwargs,
                 max_new_tokens=self._max_new_tokens,
@@ -171,7 +172,7 @@ class Runner:
         counts = torch.tensor([len(self._prompts.answer(job.sample)) for job in jobs])
         there = (torch.arange(gold.shape[1]) < counts[:, None]).to(device)
         model = self._backbone.model
-        with _inside(jobs, pruner):
+        with _inside(jobs, prepared, pruner):
             first = model(**given, logits_to_keep=1, use_cache=True)
             logits = first.logits[:, -1:]
             if gold.shape[1] > 1:
@@ -213,13 +214,14 @@ class Runner:
         )
 
 
-def _inside(jobs: Sequence[Job], pruner: LayerPruner | None) -> AbstractContextManager[Any]:
+def _inside(
+    jobs: Sequence[Job], prepared: Prepared, pruner: LayerPruner | None
+) -> AbstractContextManager[Any]:
     """Prune inside the LLM, by the plans of a batch, what is run within."""
     rules = [job.plan.rule for job in jobs]
     if pruner is None or rules[0] is None:
         return nullcontext()
-    inside: AbstractContextManager[Any] = pruner.prefill(rules, jobs[0].plan.positions)
-    return inside
+    return pruner.prefill(rules, jobs[0].plan.positions, prepared.newlines)
 
 
 def _following(prepared: Prepared, count: int) -> Tensor:

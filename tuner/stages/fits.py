@@ -8,6 +8,7 @@ from resprune import methods
 from resprune.backbones import Backbone
 from resprune.budget import Count, Energy
 from resprune.errors import ResPruneError, StudyError
+from resprune.layers import compact_inside
 from resprune.methods.layers import LayerMethod
 from resprune.options import Positions
 from resprune.plan import needs_of, signals_of
@@ -67,11 +68,6 @@ def own_positions(name: str, backbone: Backbone) -> Positions:
     if isinstance(method, LayerMethod) and compact_inside(backbone):
         return method.published
     return "keep"
-
-
-def compact_inside(backbone: Backbone) -> bool:
-    """Say whether positions may be renumbered inside the LLM."""
-    return backbone.position_axes == "1-D" and backbone.family != "gemma3"
 
 
 def check_inside(study: StudyConfig, backbone: Backbone) -> None:

@@ -105,9 +105,9 @@ def test_a_batch_has_one_way_to_prune_and_no_more_rows_than_enter(
     split = make_split(nano_llava, scenes, batch_size=16)
     entered, prefill = [], LayerPruner.prefill
 
-    def recorded(self, rules, positions):
+    def recorded(self, rules, positions, newlines):
         entered.append(({(r.method, r.options) for r in rules}, len(rules)))
-        return prefill(self, rules, positions)
+        return prefill(self, rules, positions, newlines)
 
     monkeypatch.setattr(LayerPruner, "prefill", recorded)
     mixed = [FASTV, Setting.of("fastv", 22), Setting.of("fastv", 11, layer=16), unpruned()]

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from resprune import methods
 from resprune.methods import base
 from resprune.setting import Setting
+from resprune.testing.case import Case
 from resprune.testing.layers import LayerConformance
 from resprune.testing.methods import MethodCase
 
@@ -58,3 +62,21 @@ def test_what_it_costs(written: dict[str, ModuleType]) -> None:
     use = written["use"]
     assert use.costs == [(8 * 576 + 24 * 72) / 32, (16 * 128 + 16 * 32) / 32]
     assert use.fair == (192 * 32 - 8 * 576) // 24
+
+
+def test_a_model_runs_it(
+    written: dict[str, ModuleType], tiny_llava: tuple[Any, Any], images: list[Image.Image]
+) -> None:
+    """The tokens that are left are those whose hidden states, as the model gives them, turned."""
+    model, processor = tiny_llava
+    case = Case(model, processor, images)
+    inputs = case.inputs([0])
+    setting = Setting.of("drift", 6, layer=16)  # the second of two layers
+    [left], cost = written["serve"].left_by(model, processor, inputs, setting)
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    image = inputs["input_ids"][0] == case.backbone.image_token_id
+    first, now = (states[layer][0, image].double() for layer in (0, 1))
+    cosines = torch.cosine_similarity(first, now, dim=1)
+    assert left.tolist() == cosines.argsort()[:6].sort().values.tolist()
+    assert cost == [(16 + 6) / 2]
