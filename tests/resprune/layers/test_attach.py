@@ -146,6 +146,10 @@ def test_what_cannot_be_served_is_refused_and_the_next_call_is_as_ever(
     ):
         with pytest.raises(ResPruneError, match=message):
             generated(case.model, inputs, **options)
+    plain = greedy(case.model, inputs, budget=0.5)
+    with pytest.raises(ValueError, match="nonsense"):  # by generate itself, when all was told
+        greedy(case.model, inputs, nonsense=1)
+    assert torch.equal(greedy(case.model, inputs, budget=0.5), plain)
     with pytest.raises(ResPruneError, match="the answer's own tokens"):
         case.model(**inputs, labels=inputs["input_ids"])
     with torch.no_grad():
