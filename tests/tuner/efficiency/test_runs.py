@@ -147,7 +147,7 @@ def test_a_shape_is_extrapolated_and_its_counts_are_those_of_the_whole_model(sma
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs all layers")
 def test_what_a_plus_b_does_not_describe_is_refused_by_name(small_shape):
-    found = bench_shape("llava-1.5-7b", FAST, ["downsample"], [64])
+    found = bench_shape("llava-1.5-7b", FAST, ["fastv"], [64])
     assert "a + L b does not describe" in found.rows[1].error
 
 
