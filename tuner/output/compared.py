@@ -128,7 +128,7 @@ def show_compared(found: Compared, run_dir: Path, console: Console) -> None:
         for head in HEADS:
             table.add_column(head, justify="left" if head == "method" else "right")
         for cells in lines(found, rows):
-            table.add_row(*cells)
+            table.add_row(*(cell.replace(" (", "\n(") for cell in cells))
         console.print(table, markup=False)
     for text in (*controls(found), NOTE, *reasons(found)):
         console.print(text, markup=False, highlight=False)
@@ -175,7 +175,7 @@ def to_csv(found: Compared) -> str:
         times = speed.first_token_ms if speed else None
         ratio = speed.first_token if speed else None
         flat |= {
-            "verdict": row.verdict,
+            "verdict": row.verdict if row.score else None,
             "first_token_ms": None if times is None else times.median,
             "first_token_speedup": None if ratio is None else ratio.ratio,
             "kv_bytes": None if speed is None else speed.kv_bytes,
