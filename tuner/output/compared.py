@@ -127,8 +127,8 @@ def show_compared(found: Compared, run_dir: Path, console: Console) -> None:
         table = Table(title=title, title_justify="left")
         for head in HEADS:
             table.add_column(head, justify="left" if head == "method" else "right")
-        for cells in lines(found, rows):
-            table.add_row(*(cell.replace(" (", "\n(") for cell in cells))
+        for name, *cells in lines(found, rows):
+            table.add_row(name, *(cell.replace(" (", "\n(") for cell in cells))
         console.print(table, markup=False)
     for text in (*controls(found), NOTE, *reasons(found)):
         console.print(text, markup=False, highlight=False)
