@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def lines(found: Compared, rows: Sequence[ComparedRow]) -> list[list[str]]:
     return result
 
 
+def takeaway(rows: Sequence[ComparedRow]) -> str:
+    """Say in a sentence who leads a table, and how the others do against it."""
+    best = next((row for row in rows if row.best), None)
+    if best is None:
+        return "No method could be scored."
+    counts = Counter(row.verdict for row in rows if row.score and not row.best)
+    words = (("win", "beat it"), ("tie", "cannot be told from it"), ("loss", "lose to it"))
+    said = [f"{counts[key]} {text}" for key, text in words if counts[key]]
+    unsaid = f"{counts['-']} have too few images for a verdict" if counts["-"] else ""
+    others = ", ".join([*said, unsaid] if unsaid else said)
+    return f"{best.label} leads on the tune split; on the report split {others or 'it is alone'}."
+
+
 def measured(found: Compared, row: ComparedRow) -> Measured | None:
     """Return what was measured of a row's setting; None where nothing was."""
     if found.efficiency is None or row.setting is None:
@@ -130,6 +144,7 @@ def show_compared(found: Compared, run_dir: Path, console: Console) -> None:
         for name, *cells in lines(found, rows):
             table.add_row(name, *(cell.replace(" (", "\n(") for cell in cells))
         console.print(table, markup=False)
+        console.print(takeaway(rows), markup=False, highlight=False)
     for text in (*controls(found), NOTE, *reasons(found)):
         console.print(text, markup=False, highlight=False)
     for name in (COMPARED_FILE, CSV_FILE, MARKDOWN_FILE, PAGE_FILE):
@@ -193,7 +208,7 @@ def to_markdown(found: Compared) -> str:
     """Return the tables as Markdown."""
     parts = []
     for _, _, title, rows in tables(found):
-        parts += [f"### {title}", ""]
+        parts += [f"### {title[0].upper()}{title[1:]}", "", takeaway(rows), ""]
         parts.append("| " + " | ".join(HEADS) + " |")
         parts.append("|---" + "|---:" * (len(HEADS) - 1) + "|")
         parts += ["| " + " | ".join(cells) + " |" for cells in lines(found, rows)]
@@ -233,7 +248,7 @@ def to_page(found: Compared) -> str:
             unpruned=scale.interval(found.unpruned),
             heads=HEADS,
             tables=[
-                (title, lines(found, rows), [row.verdict for row in rows])
+                (title, takeaway(rows), lines(found, rows), [row.verdict for row in rows])
                 for _, _, title, rows in tables(found)
             ],
             figures=figures,
