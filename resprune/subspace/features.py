@@ -78,16 +78,21 @@ class Features:
 
     def between(self, picked: Tensor, tokens: Tensor) -> Tensor:
         """Inner products of some tokens (b,) with others (n,), shape (b, n)."""
-        left = self._rows[picked].mul_(self._inverse[picked][:, None])
-        return (left @ self._rows[tokens].T).mul_(self._inverse[tokens])
+        if self._gram is not None:
+            return self._gram[picked[:, None], tokens]
+        left = self._unit(picked)
+        return (left @ self._rows.index_select(0, tokens).T).mul_(self._inverse[tokens])
 
     def _block(self, indices: Tensor, soon: Tensor) -> Tensor:
-        rows, inverse = self._rows[indices], self._inverse[indices]
-        return (rows @ rows.T).mul_(inverse[:, None]).mul_(inverse)
+        rows = self._unit(indices)
+        return rows @ rows.T
 
     def _strip(self, indices: Tensor) -> Tensor:
-        rows = self._rows[indices].mul_(self._inverse[indices][:, None])
-        return (rows @ self._rows.T).mul_(self._inverse)
+        return (self._unit(indices) @ self._rows.T).mul_(self._inverse)
+
+    def _unit(self, indices: Tensor) -> Tensor:
+        # index_select copies whole rows; indexing takes eight times as long over them.
+        return self._rows.index_select(0, indices).mul_(self._inverse[indices][:, None])
 
 
 class SharedFeatures(Features):

@@ -27,11 +27,11 @@ Indices = NDArray[np.int64]
 
 _ALL_CANDIDATES = 256  # images up to this size need no second look at the tokens outside
 _ALL_WITH_GRAM = 1024  # the same where their inner products cost nothing
-_FEWEST_CANDIDATES = 64
+_FEWEST_CANDIDATES = 24
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
 
-_FEW = 0.5  # part of its candidates that a block picks, below which scores fall fast
-_WIDE = 0.4  # part of the tokens from which gathering them costs more than taking all
+_AHEAD = 1.25
+_PART = 0.5
 
 _SOON = 128  # tokens beyond the candidates that a shared image may compute ahead
 
@@ -111,18 +111,17 @@ class _Expansion:
         count = len(worth)
         self.candidates = count
         if count > (_ALL_WITH_GRAM if features.at_hand else _ALL_CANDIDATES):
-            self.candidates = max(_FEWEST_CANDIDATES, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
+            self.candidates = max(64, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
         self.restart()
 
     def restart(self) -> None:
         """Forget the subspace: every token that is left has its full energy again."""
         count = len(self.worth)
         self.subspace: list[int] = []
-        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
-        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
-        self.depth = np.zeros(count, dtype=np.int64)
-        self.falling = False  # whether scores fall so fast that nearly all must be caught up with
         energy = (self.features.norms > 0).to(self.features.dtype).numpy()
+        self.factor: Floats = np.empty((self.steps, count), dtype=energy.dtype)
+        self.triangle: Floats = np.zeros((self.steps, self.steps), dtype=energy.dtype)
+        self.depth = np.zeros(count, dtype=np.int64)
         energy[self.order] = -np.inf
         self.energy: Floats = energy
 
@@ -141,15 +140,13 @@ class _Expansion:
         self.order.extend(chosen[block.picks].tolist())
         if len(self.order) >= self.steps:
             return
-        self.falling = len(block.picks) < _FEW * len(chosen)
         depth, added = len(self.subspace), len(block.spanning)
         if added:
             # The candidates went along with the picks; the others may stay behind.
             self.subspace.extend(chosen[block.spanning].tolist())
-            where = torch.from_numpy(chosen)
-            self.factor[depth : depth + added, where] = torch.from_numpy(block.factor)
-            rows = self.factor[: depth + added, torch.tensor(self.subspace[depth:])]
-            self.triangle[depth : depth + added, : depth + added] = rows.T.tril(depth)
+            self.factor[depth : depth + added, chosen] = block.factor
+            rows = self.factor[: depth + added].take(self.subspace[depth:], axis=1)
+            self.triangle[depth : depth + added, : depth + added] = np.tril(rows.T, depth)
             self.depth[chosen] = depth + added
             self.energy[chosen] = block.energy
         self.energy[chosen[block.picks]] = -np.inf
@@ -162,7 +159,7 @@ class _Expansion:
         want = self.candidates
         if len(self.worth) > want and not self.features.at_hand:
             left = self.steps - len(self.order)
-            want = min(want, max(_FEWEST_CANDIDATES // 4, left + left // 4 + 1))
+            want = min(want, max(_FEWEST_CANDIDATES, int(_AHEAD * left) + 1))
         if self.forced is not None and self.depth[self.forced] < len(self.subspace):
             self._refresh(np.array([self.forced]))
         while True:
@@ -171,15 +168,18 @@ class _Expansion:
                 return None
             score = self.energy[live] * self.worth[live]
             fresh = self.depth[live] == len(self.subspace)
-            # Tokens behind that may belong to the best are caught up with.
+            if fresh.all():
+                break
+            # Tokens behind that may come before half as many candidates are caught up with.
             ready = score[fresh]
-            among = ready if len(ready) >= want else score
-            last = min(want, len(among)) - 1
-            edge = -np.inf if last < 0 else -np.partition(-among, last)[last]
+            enough = max(1, int(want * _PART))
+            among = ready if len(ready) >= enough else score
+            last = min(enough, len(among)) - 1
+            edge = -np.partition(-among, last)[last]
             behind = live[~fresh & (score >= edge)]
             if not len(behind):
                 break
-            self._refresh(live[~fresh] if self.falling else behind)
+            self._refresh(behind)
         inside, bar, rival = live, -np.inf, len(self.worth)
         soon = live[:0]
         if not fresh.all():
@@ -196,7 +196,8 @@ class _Expansion:
             room = want - len(above)
             bar, rival = float(lowest), int(inside[at[room]])
             chosen = np.sort(np.concatenate((above, at[:room])))
-            soon = inside[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
+            if self.features.at_hand:
+                soon = inside[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
             inside = inside[chosen]
         if self.forced is not None:
             inside = np.union1d(inside, [self.forced])
@@ -210,7 +211,7 @@ class _Expansion:
         residual = self.features.block(where, torch.from_numpy(soon))
         depth = len(self.subspace)
         if depth:
-            past = self.factor[:depth, where]
+            past = torch.from_numpy(self.factor[:depth].take(chosen, axis=1))
             residual = torch.addmm(residual, past.T, past, alpha=-1)
         gram: Floats = residual.numpy()
         energy, worth = self.energy[chosen], self.worth[chosen]
@@ -259,34 +260,22 @@ class _Expansion:
 
     def _refresh(self, behind: Indices) -> None:
         """Bring tokens up to date with the picks of this pass."""
-        count, now = len(self.worth), len(self.subspace)
-        if self.features.at_hand or len(behind) > _WIDE * count:
+        now = len(self.subspace)
+        if self.features.at_hand:
             behind = np.flatnonzero(~np.isneginf(self.energy) & (self.depth < now))
         depths = self.depth[behind]
-        for depth in np.unique(depths).tolist():
+        for depth in sorted(set(depths.tolist())):
             tokens = behind[depths == depth]
-            picked = torch.tensor(self.subspace[depth:])
-            lower, past = self.triangle[depth:now, depth:now], self.triangle[depth:now, :depth]
-            if self.features.at_hand or len(tokens) > _WIDE * count:
-                # Nearly all: in place, without gathering.
-                columns = self.features.columns(picked)
-                if depth:
-                    columns.addmm_(past, self.factor[:depth], alpha=-1)
-                added = torch.linalg.solve_triangular(lower, columns, upper=False)
-                if len(tokens) < count:
-                    where = torch.from_numpy(tokens)
-                    added = added[:, where]
-                    self.factor[depth:now, where] = added
-                else:
-                    self.factor[depth:now] = added
-            else:
-                where = torch.from_numpy(tokens)
-                columns = self.features.between(picked, where)
-                if depth:
-                    columns.addmm_(past, self.factor[:depth, where], alpha=-1)
-                added = torch.linalg.solve_triangular(lower, columns, upper=False)
-                self.factor[depth:now, where] = added
-            self.energy[tokens] -= added.square().sum(dim=0).numpy()
+            where, picked = torch.from_numpy(tokens), torch.tensor(self.subspace[depth:])
+            columns = self.features.between(picked, where)
+            if depth:
+                past = torch.from_numpy(self.factor[:depth].take(tokens, axis=1))
+                before = torch.from_numpy(self.triangle[depth:now, :depth])
+                columns.addmm_(before, past, alpha=-1)
+            lower = torch.from_numpy(self.triangle[depth:now, depth:now])
+            added = torch.linalg.solve_triangular(lower, columns, upper=False).numpy()
+            self.factor[depth:now, tokens] = added
+            self.energy[tokens] -= np.einsum("ij,ij->j", added, added)
         self.depth[behind] = now
 
     def _project_again(self) -> None:
@@ -295,11 +284,11 @@ class _Expansion:
         depth, count = len(where), len(self.worth)
         columns = self.features.columns(where)
         lower = torch.linalg.cholesky(columns[:, where])
-        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
-        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
-        self.triangle[:depth, :depth] = lower
-        added = self.factor[:depth]
-        torch.linalg.solve_triangular(lower, columns, upper=False, out=added)
+        added = torch.linalg.solve_triangular(lower, columns, upper=False)
+        self.factor = np.empty((self.steps, count), dtype=added.numpy().dtype)
+        self.factor[:depth] = added.numpy()
+        self.triangle = np.zeros((self.steps, self.steps), dtype=self.factor.dtype)
+        self.triangle[:depth, :depth] = lower.numpy()
         energy = (self.features.norms > 0).to(self.features.dtype) - added.square().sum(dim=0)
         self.energy = energy.numpy()
         self.energy[self.order] = -np.inf
