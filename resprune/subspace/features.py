@@ -7,7 +7,7 @@ from torch import Tensor
 
 from resprune.subspace.gram import check_finite, gram_matrix, unit_rows, working_dtype
 
-_SMALL = 256  # tokens up to which the whole Gram matrix is the cheapest way
+_SMALL = 2**25  # T x T x d up to which the whole Gram matrix is the cheapest way
 _SMALL_SHARED = 1024  # the same where several settings share it
 _STRIP = 64  # columns at once: reading all features for one costs nearly as much
 
@@ -20,8 +20,6 @@ class Features:
         dtype: What the inner products are computed in.
         at_hand: Whether the columns of the Gram matrix cost little or are shared.
     """
-
-    _whole_up_to = _SMALL
 
     def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
         """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand.
@@ -45,11 +43,15 @@ class Features:
         else:
             self.norms = norms.double()
             self._inverse = torch.where(norms > 0, 1 / norms, 0)
-        if gram is None and len(tokens) <= self._whole_up_to:
+        if gram is None and self._is_small(*tokens.shape):
             gram = gram_matrix(tokens)
         self._gram = None if gram is None else gram.to(self.dtype)
         self._double: Features | None = None
         self.at_hand = self._gram is not None
+
+    @staticmethod
+    def _is_small(count: int, width: int) -> bool:
+        return count * count * width <= _SMALL
 
     def in_double(self) -> Features:
         """The same image with inner products in float64."""
@@ -78,8 +80,6 @@ class Features:
 
     def between(self, picked: Tensor, tokens: Tensor) -> Tensor:
         """Inner products of some tokens (b,) with others (n,), shape (b, n)."""
-        if self._gram is not None:
-            return self._gram[picked[:, None], tokens]
         left = self._unit(picked)
         return (left @ self._rows.index_select(0, tokens).T).mul_(self._inverse[tokens])
 
@@ -98,8 +98,6 @@ class Features:
 class SharedFeatures(Features):
     """The unit rows of one image that several settings order: what one asked for is kept."""
 
-    _whole_up_to = _SMALL_SHARED
-
     def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
         """As ``Features``."""
         super().__init__(tokens, gram)
@@ -107,6 +105,10 @@ class SharedFeatures(Features):
         self._slot = torch.full((len(tokens),), -1)
         self._used = 0
         self.at_hand = True
+
+    @staticmethod
+    def _is_small(count: int, width: int) -> bool:
+        return count <= _SMALL_SHARED
 
     def columns(self, indices: Tensor) -> Tensor:
         """As ``Features``; what is computed is kept."""

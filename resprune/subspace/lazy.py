@@ -25,13 +25,16 @@ from resprune.subspace.rules import SAFE_PIVOT
 Floats = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
-_ALL_CANDIDATES = 256  # images up to this size need no second look at the tokens outside
-_ALL_WITH_GRAM = 1024  # the same where their inner products cost nothing
+_ALL_WITH_GRAM = 1024  # tokens that are all candidates where their inner products cost nothing
 _FEWEST_CANDIDATES = 24
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
 
-_AHEAD = 1.25
+_AHEAD = 2
 _PART = 0.5
+_WIDE = 0.8
+_BLOCK = 4
+_CANDIDATES_PER_PICK = 16
+_RECENT = 3
 
 _SOON = 128  # tokens beyond the candidates that a shared image may compute ahead
 
@@ -110,7 +113,7 @@ class _Expansion:
         self.worth: Floats = worth / max(float(worth.max()), np.finfo(np.float64).tiny)
         count = len(worth)
         self.candidates = count
-        if count > (_ALL_WITH_GRAM if features.at_hand else _ALL_CANDIDATES):
+        if not features.at_hand or count > _ALL_WITH_GRAM:
             self.candidates = max(64, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
         self.restart()
 
@@ -122,11 +125,16 @@ class _Expansion:
         self.factor: Floats = np.empty((self.steps, count), dtype=energy.dtype)
         self.triangle: Floats = np.zeros((self.steps, self.steps), dtype=energy.dtype)
         self.depth = np.zeros(count, dtype=np.int64)
+        self.alone = not self.features.at_hand
+        self.best: list[float] = []
         energy[self.order] = -np.inf
         self.energy: Floats = energy
 
     def extend(self) -> None:
         """Add one block of picks, or begin the next pass."""
+        if self.alone and self._pick_alone():
+            return
+        self.alone = False
         candidates = self._candidates()
         if candidates is None:
             if self.subspace:
@@ -141,6 +149,8 @@ class _Expansion:
         if len(self.order) >= self.steps:
             return
         depth, added = len(self.subspace), len(block.spanning)
+        if not self.features.at_hand and len(block.picks) < _BLOCK + len(chosen) / _CANDIDATES_PER_PICK:
+            self.alone, self.best = True, []
         if added:
             # The candidates went along with the picks; the others may stay behind.
             self.subspace.extend(chosen[block.spanning].tolist())
@@ -154,12 +164,73 @@ class _Expansion:
             self.features = self.features.in_double()
             self._project_again()
 
+    def _want(self) -> int:
+        """How many candidates a block has."""
+        if self.features.at_hand:
+            return self.candidates
+        left = self.steps - len(self.order)
+        return min(self.candidates, max(_FEWEST_CANDIDATES, int(_AHEAD * left) + 1))
+
+    def _pick_alone(self) -> bool:
+        """Pick one token and update all others; False where a block is the better way."""
+        behind = np.flatnonzero((self.energy > self.tolerance) & (self.depth < len(self.subspace)))
+        if len(behind):
+            self._refresh(behind)
+        live = np.flatnonzero(self.energy > self.tolerance)
+        if not len(live):
+            return False
+        score = self.energy[live] * self.worth[live]
+        best = int(score.argmax())
+        pick = int(live[best]) if self.forced is None else self.forced
+        own = float(self.energy[pick])
+        if own <= self.tolerance or self._block_pays(score):
+            return False
+        if own < SAFE_PIVOT and self.energy.dtype == np.float32:
+            self.features = self.features.in_double()
+            self._project_again()
+            return True
+        self.forced = None
+        depth = len(self.subspace)
+        column: Floats = self.features.columns(torch.tensor([pick]))[0].numpy()
+        if depth:
+            column -= np.dot(self.factor[:depth, pick], self.factor[:depth])
+        column *= 1 / math.sqrt(own)
+        self.factor[depth] = column
+        self.triangle[depth, : depth + 1] = self.factor[: depth + 1, pick]
+        self.energy[live] -= np.square(column[live])
+        self.energy[pick] = -np.inf
+        self.depth[live] = depth + 1
+        self.order.append(pick)
+        self.subspace.append(pick)
+        self.best.append(float(score[best]))
+        return True
+
+    def _block_pays(self, score: Floats) -> bool:
+        """Whether a block is likely to make more picks than could be made alone in its time.
+
+        It ends where the best score has fallen to that of the best token outside; scores are
+        taken to fall as they did over the last picks.
+        """
+        want, recent = self._want(), self.best[-_RECENT:]
+        if not recent:
+            return False
+        left = self.steps - len(self.order)
+        cost = _BLOCK + want / _CANDIDATES_PER_PICK
+        if left <= cost:
+            return False
+        if len(score) <= want:
+            return True
+        top = float(score.max())
+        outside = -float(np.partition(-score, want)[want])
+        if outside <= 0 or top >= recent[0]:
+            return True
+        picks = len(recent) * math.log(outside / top) / math.log(top / recent[0])
+        return picks > cost
+
+    def _candidates(self) -> _Candidates | None:
     def _candidates(self) -> _Candidates | None:
         """The best tokens by score then index, brought up to date; None if all are exhausted."""
-        want = self.candidates
-        if len(self.worth) > want and not self.features.at_hand:
-            left = self.steps - len(self.order)
-            want = min(want, max(_FEWEST_CANDIDATES, int(_AHEAD * left) + 1))
+        want = self._want()
         if self.forced is not None and self.depth[self.forced] < len(self.subspace):
             self._refresh(np.array([self.forced]))
         while True:
@@ -267,7 +338,10 @@ class _Expansion:
         for depth in sorted(set(depths.tolist())):
             tokens = behind[depths == depth]
             where, picked = torch.from_numpy(tokens), torch.tensor(self.subspace[depth:])
-            columns = self.features.between(picked, where)
+            if self.features.at_hand or len(tokens) > _WIDE * len(self.worth):
+                columns = self.features.columns(picked).index_select(1, where)
+            else:
+                columns = self.features.between(picked, where)
             if depth:
                 past = torch.from_numpy(self.factor[:depth].take(tokens, axis=1))
                 before = torch.from_numpy(self.triangle[depth:now, :depth])
