@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,25 @@ from resprune.setting import Adaptive, Setting
 from resprune.subspace.energy import energy_curve
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What happens to one image's visual tokens inside the LLM.
+
+    Attributes:
+        method: Name of a method inside the LLM.
+        options: Its options.
+        count: Visual tokens left in the end.
+    """
+
+    method: str
+    options: Options
+    count: int
+
+    def key(self) -> str:
+        """Return canonical JSON of the rule and the method's version."""
+        return f"{made_by(methods.get(self.method), self.options)} {self.count}"
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What enters the LLM of one image.
@@ -40,6 +59,7 @@ class Plan:
         features: Features (k, d) that replace those of ``kept``, row by row; None leaves them.
         maker: Canonical JSON of the method, its version and options where features are replaced.
         order: ``kept`` in pick order, shape (k,); None where no order is known.
+        rule: What drops more of them inside the LLM, or None. Which ones is known only there.
     """
 
     kept: Tensor
@@ -47,6 +67,7 @@ class Plan:
     features: Tensor | None = None
     maker: str = ""
     order: Tensor | None = field(default=None, repr=False)
+    rule: Rule | None = None
 
     def key(self) -> bytes:
         """Return what tells two plans of one image apart.
@@ -55,7 +76,8 @@ class Plan:
         with the batch.
         """
         kept = self.kept.to("cpu", torch.int32).numpy().tobytes()
-        return b" ".join([self.positions.encode(), self.maker.encode(), kept])
+        inside = [] if self.rule is None else [self.rule.key().encode()]
+        return b" ".join([self.positions.encode(), self.maker.encode(), *inside, kept])
 
 
 def everything(tokens: int, positions: Positions = "keep") -> Plan:
@@ -182,6 +204,8 @@ def plan_images(
 def plan_inputs(images: Sequence[Inputs], setting: Setting) -> list[Plan]:
     """Plan images under one setting; see ``plan_images``."""
     method = methods.get(setting.method)
+    if method.stage == "layers":
+        return [with_rule(everything(len(i.tokens), setting.positions), setting) for i in images]
     if isinstance(method, Nested):
         limits = [setting.budget.limit(len(image.tokens)) for image in images]
         batch = batch_of(
@@ -232,10 +256,27 @@ def plan_of(selection: Selection, image: Inputs, setting: Setting) -> Plan:
         curve = energy_curve(image.tokens, order, method.weights(image, setting.options))
         order = order[: setting.budget.of(len(image.tokens), curve.tolist())]
     kept, rank = order.sort()
-    if features is None:
-        return Plan(kept, setting.positions, order=order)
-    maker = made_by(method, setting.options)
-    return Plan(kept, setting.positions, features[rank], maker, order)
+    plan = Plan(kept, setting.positions, order=order)
+    if features is not None:
+        maker = made_by(method, setting.options)
+        plan = Plan(kept, setting.positions, features[rank], maker, order)
+    return with_rule(plan, setting, len(image.tokens))
+
+
+def with_rule(plan: Plan, setting: Setting, tokens: int | None = None) -> Plan:
+    """Return an image's plan with what its setting does inside the LLM.
+
+    Args:
+        plan: What enters the LLM.
+        setting: The setting.
+        tokens: Visual tokens T of the image, of which ratios are shares; None: all of them enter.
+    """
+    later = setting.inside
+    if later is None:
+        return plan
+    entering = len(plan.kept)
+    count = min(later.budget.limit(entering if tokens is None else tokens), entering)
+    return replace(plan, rule=Rule(later.method, later.options, count))
 
 
 def made_by(method: Method[Any], options: Options) -> str:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from resprune import methods
 from resprune.alpha import PREDICTOR_FILE
@@ -13,6 +20,52 @@ from resprune.budget import Budget, BudgetLike, Energy, Ratio, read_budget
 from resprune.errors import ConfigError, near_names
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
+
+
+def _read_own_options(data: Any) -> Any:
+    """Read the options of a table as its method's own."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("method"), str):
+        return data
+    own = methods.get(data["method"]).options
+    given = data.get("options", {})
+    if isinstance(given, Options) and not isinstance(given, own):
+        raise ValueError(
+            f"options are {type(given).__name__}; the method {data['method']!r} takes "
+            f"{own.__name__}"
+        )
+    if not isinstance(given, Options):
+        given = read_options(own, given)
+    return {**data, "options": given}
+
+
+class Later(StrictModel):
+    """What a setting does inside the LLM, after its method has chosen what enters it.
+
+    Attributes:
+        method: A method inside the LLM.
+        options: The method's own options.
+        budget: How many visual tokens of each image are left in the end.
+    """
+
+    method: str
+    options: SerializeAsAny[Options]
+    budget: Budget
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_options(cls, data: Any) -> Any:
+        return _read_own_options(data)
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if methods.get(self.method).stage != "layers":
+            raise ValueError(
+                f"the method {self.method!r} does not act inside the LLM; give one of "
+                f"{', '.join(methods.names('layers'))}"
+            )
+        if isinstance(self.budget, Energy):
+            raise ValueError(f"a stage inside the LLM takes a count or a ratio, not {self.budget}")
+        return self
 
 
 class Setting(StrictModel):
@@ -23,29 +76,27 @@ class Setting(StrictModel):
         options: The method's own options.
         budget: How many visual tokens each image keeps.
         positions: Position ids of kept tokens: original (``keep``) or dense (``compact``).
+        later: A stage inside the LLM behind a method before it; None where there is none.
     """
 
     method: str
     options: SerializeAsAny[Options]
     budget: Budget
     positions: Positions = "keep"
+    later: Later | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _own_options(cls, data: Any) -> Any:
-        """Read the options as the method's own."""
-        if not isinstance(data, Mapping) or not isinstance(data.get("method"), str):
-            return data
-        own = methods.get(data["method"]).options
-        given = data.get("options", {})
-        if isinstance(given, Options) and not isinstance(given, own):
-            raise ValueError(
-                f"options are {type(given).__name__}; the method {data['method']!r} takes "
-                f"{own.__name__}"
-            )
-        if not isinstance(given, Options):
-            given = read_options(own, given)
-        return {**data, "options": given}
+        return _read_own_options(data)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: Any) -> dict[str, Any]:
+        """Leave an absent stage out, so that files and digests without one stay as they were."""
+        data: dict[str, Any] = handler(self)
+        if data.get("later") is None:
+            data.pop("later", None)
+        return data
 
     @model_validator(mode="after")
     def _budget_fits_method(self) -> Self:
@@ -60,7 +111,19 @@ class Setting(StrictModel):
                 f"the method {self.method!r} has no energy budgets, which need nested orders; "
                 "give a count or a ratio"
             )
+        if self.later is not None and method.stage != "tokens":
+            raise ValueError(
+                f"later: a stage inside the LLM follows a method before it, and {self.method!r} "
+                "is none"
+            )
         return self
+
+    @property
+    def inside(self) -> Later | None:
+        """What it does inside the LLM: its own method, or the stage behind it."""
+        if methods.get(self.method).stage == "layers":
+            return Later(method=self.method, options=self.options, budget=self.budget)
+        return self.later
 
     @classmethod
     def of(
@@ -114,6 +177,21 @@ class Setting(StrictModel):
             ConfigError: No budget, or one that the method does not take.
         """
         return self._checked(**{**dict(self), "budget": budget})
+
+    def then(self, method: str, budget: BudgetLike, **options: Any) -> Setting:
+        """Return the setting with a stage inside the LLM behind it.
+
+        Args:
+            method: Name of a method inside the LLM.
+            budget: Visual tokens left in the end, a count or a share of the image's own.
+            **options: The method's options.
+
+        Raises:
+            ConfigError: A method that does not act there, or a value out of range.
+        """
+        own = _with(method, methods.get(method).options(), options)
+        later = {"method": method, "options": own, "budget": read_budget(budget)}
+        return self._checked(**{**dict(self), "later": later})
 
     def option(self, name: str) -> Any:
         """Return the value of a searchable option; None where the method has none of that name."""
@@ -235,6 +313,7 @@ __all__ = [
     "PREDICTOR_FILE",
     "UNTESTED_DEFAULT",
     "Adaptive",
+    "Later",
     "Policy",
     "Setting",
     "fixed",

@@ -1,4 +1,4 @@
-"""``resprune-tune``: plan, run, certify, validate, ls, export, report, predict, version.
+"""``resprune-tune``: plan, run, certify, bench, validate, ls, export, report, predict, version.
 
 Exit codes: 0 done, 2 wrong usage or bad input, 130 interrupted. Everything heavy is imported
 inside the commands, so that ``--help`` answers at once.
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from resprune.errors import ResPruneError
-from tuner import cli_claims
+from tuner import cli_bench, cli_claims
 from tuner.cli_common import (
     AsJson,
     StudyName,
@@ -248,6 +248,7 @@ def predict(
 
 app.command()(cli_claims.plan)
 app.command()(cli_claims.certify)
+app.command()(cli_bench.bench)
 
 
 @app.command()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,21 +20,10 @@ if TYPE_CHECKING:
     from resprune.backbones import Backbone
 
 
-class Answer(StrictModel):
-    """What the model said, and how long it took.
-
-    Attributes:
-        text: The answer.
-        seconds: From the processor's output to the answer: encoding the image, choosing tokens
-            (when pruned) and the language model.
-    """
-
-    text: str
-    seconds: float
-
-
 class PredictResult(StrictModel):
     """One question answered with and without pruning.
+
+    It holds no times: one pair of calls says nothing; ``resprune-tune bench`` measures many.
 
     Attributes:
         question: The question.
@@ -52,14 +40,13 @@ class PredictResult(StrictModel):
         kept: Their indices, rising.
         grid: Rows and columns of the visual tokens; token i lies at divmod(i, columns).
         nouns: Nouns found in the question; empty where the setting reads none.
-        timings: Milliseconds of each step of the pruned answer.
         drawn: The file that the kept tokens were drawn to, or None.
     """
 
     question: str
     model: str
-    pruned: Answer
-    unpruned: Answer
+    pruned: str
+    unpruned: str
     same: bool
     setting: Setting
     adaptive: bool
@@ -69,7 +56,6 @@ class PredictResult(StrictModel):
     kept: list[int]
     grid: tuple[int, int]
     nouns: list[str]
-    timings: dict[str, float]
     drawn: str | None = None
 
 
@@ -85,8 +71,7 @@ def predict(
 ) -> PredictResult:
     """Answer one question about one image, with and without pruning.
 
-    The model decodes greedily. One call comes first and is not timed, so that neither answer
-    bears the start-up.
+    The model decodes greedily.
 
     Args:
         config_dir: An exported config.
@@ -130,9 +115,6 @@ def predict(
     from resprune import attach
 
     with attach(backbone.model, backbone.processor, config) as attachment:
-        # start-up is paid here; another question, so that reading this one is timed
-        start = {"max_new_tokens": 1, "do_sample": False, "query": "start-up", "budget": budget}
-        backbone.model.generate(**inputs, **start)
         pruned = _answer(backbone, inputs, {**options, "budget": budget})
         call = attachment.last
     whole = _answer(backbone, inputs, options)
@@ -146,7 +128,7 @@ def predict(
         model=str(model or (config.backbone.id if config.backbone else "")),
         pruned=pruned,
         unpruned=whole,
-        same=pruned.text.casefold() == whole.text.casefold(),
+        same=pruned.casefold() == whole.casefold(),
         setting=call.settings[0],
         adaptive=isinstance(policy, Adaptive),
         outside=call.outside[0],
@@ -155,7 +137,6 @@ def predict(
         kept=kept,
         grid=call.grids[0],
         nouns=call.nouns[0],
-        timings=call.timings,
         drawn=None if draw is None else str(draw),
     )
 
@@ -175,17 +156,10 @@ def load_model(config: PruningConfig, model: str | None, where: str) -> Backbone
     return load_backbone(BackboneSection(model=made_for.id, revision=made_for.revision))
 
 
-def _answer(backbone: Backbone, inputs: Any, options: Mapping[str, Any]) -> Answer:
-    start = time.perf_counter()
+def _answer(backbone: Backbone, inputs: Any, options: Mapping[str, Any]) -> str:
     output = backbone.model.generate(**inputs, **options)
-    if output.device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
     new = output[0, inputs["input_ids"].shape[1] :]
-    text = backbone.tokenizer.decode(new, skip_special_tokens=True)
-    return Answer(text=str(text).strip(), seconds=seconds)
+    return str(backbone.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
 def _draw(backbone: Backbone, inputs: Any, picture: Any, kept: list[int], path: Path) -> None:

@@ -28,6 +28,7 @@ from tuner.stages.adaptive import Fitted, fit_adaptive, fit_curves
 from tuner.stages.baselines import Named, Scored, fixed_policies, score
 from tuner.stages.certify import certify_policies, choices_digest, recommend
 from tuner.stages.curves import curves
+from tuner.stages.efficiency import measure_chosen
 from tuner.stages.examples import kept_examples
 from tuner.stages.facts import facts
 from tuner.stages.opened import OpenedStudy
@@ -111,6 +112,8 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         shown = [b for b in dict.fromkeys((recommended, budgets[-1])) if b in reported.panels]
         panels = [panel for budget in shown for panel in reported.panels[budget]]
         examples = kept_examples(opened.split("report"), panels, study.report.examples)
+    with opened.stage("efficiency"):
+        efficiency = measure_chosen(opened, policies, fitted)
     intervals = opened.intervals("tune")
     notes = [reason, *verdicts(reported, budgets, fitted)]
     simple = [each for scored in measured.values() for each in scored if each[0] in BASELINES]
@@ -138,6 +141,7 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
         report=reported.rows,
         adaptive=list(reported.adaptive.values()),
         examples=examples,
+        efficiency=efficiency,
     )
     return results, fitted
 

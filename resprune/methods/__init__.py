@@ -1,8 +1,8 @@
 """Methods: ways to choose the kept tokens, one file each, each joining the registry itself.
 
 To add one, write a file with a class under ``@register``; files in this folder whose names do not
-start with an underscore are found by themselves, and so are installed packages that name theirs in
-the entry-point group ``resprune.methods``.
+start with an underscore are found by themselves, so are those in ``layers`` (methods inside the
+LLM), and installed packages that name theirs in the entry-point group ``resprune.methods``.
 """
 
 from __future__ import annotations

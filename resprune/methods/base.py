@@ -15,8 +15,9 @@ from torch import Tensor
 from resprune.errors import ResPruneError, UnsupportedModelError, near_names
 from resprune.options import Options, searchable
 
-Stage = Literal["none", "image", "tokens"]
-"""Where a method acts: nowhere, on the image before the tower, or on the tokens before the LLM."""
+Stage = Literal["none", "image", "tokens", "layers"]
+"""Where a method acts: nowhere, on the image before the tower, on the tokens before the LLM, or at
+layers of the LLM."""
 ATTENTION = "attention"
 """The need of methods that rank by attention: ``cls_attention``, or what stands in for it."""
 _O = TypeVar("_O", bound=Options)

@@ -67,20 +67,18 @@ def test_both_answers_are_the_models_own(saved, config_dir, photo, budget, row, 
     folder, processor = saved
     result = predict(config_dir, photo, f"  {QUESTION} ", budget=budget, max_new_tokens=6)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    assert result.unpruned.text == generated(model, processor, photo).strip()
+    assert result.unpruned == generated(model, processor, photo).strip()
     with attach(model, processor, PruningConfig.from_pretrained(config_dir)) as attachment:
         text = generated(model, processor, photo, budget=budget)
         kept = attachment.last.kept[0].tolist()
-    assert result.pruned.text == text.strip()
+    assert result.pruned == text.strip()
     assert result.kept == kept
     assert (result.tokens_kept, result.visual_tokens) == (count, 16)
     assert len(result.kept) == count
-    assert result.same == (result.pruned.text.lower() == result.unpruned.text.lower())
+    assert result.same == (result.pruned.lower() == result.unpruned.lower())
     assert (result.setting, result.adaptive, result.outside) == (ROWS[row], False, False)
     assert ("dog" in result.nouns) == (result.setting.method == "resprune")
     assert result.question == QUESTION
-    assert result.pruned.seconds > 0 < result.unpruned.seconds
-    assert {"encode_ms", "select_ms"} <= set(result.timings)
     assert type(result).model_validate_json(result.model_dump_json()) == result
 
 

@@ -193,11 +193,20 @@ def test_what_a_tower_or_a_budget_does_not_allow_is_left_out(opened, monkeypatch
     assert "needs a signal that the vision tower does not give" in note
 
 
+def test_what_is_exported_is_measured_on_the_studys_own_prompts(found):
+    whole, *rows = found.efficiency.rows
+    assert [row.policy for row in rows] == [chosen.policy for chosen in found.chosen]
+    assert [row.error for row in rows] == [None] * len(rows)
+    assert [row.kept for row in rows] == [chosen.tokens for chosen in found.chosen]
+    assert whole.kept == found.model.visual_tokens
+    assert found.cost.seconds["efficiency"] > 0
+
+
 def test_running_again_repeats_nothing(copied, found):
     again = run_study(make(), copied)
     assert (again.cost.encoder_calls, again.cost.prefills) == (0, 0)
     assert "resumed" in again.notes[-1]
-    for field in set(Results.model_fields) - {"cost", "notes"}:
+    for field in set(Results.model_fields) - {"cost", "notes", "efficiency"}:
         assert getattr(again, field) == getattr(found, field), field
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from resprune.budget import Count, Energy, Ratio
-from tuner.output import certified
+from tuner.output import certified, efficiency
 from tuner.output.frame import rows_frame
 from tuner.output.wording import Scale, policy_text
 from tuner.results.schema import Comparison, Results, TrialResult
@@ -31,6 +31,7 @@ _TITLES = {
     "pilot": "Pilot on the tune split",
     "certify": "Testing what was chosen on the certify split",
     "report": "Scoring what was chosen on the report split",
+    "efficiency": "Measuring speed and memory",
 }
 
 
@@ -98,7 +99,11 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
             row.setting,
         )
     console.print(table, markup=False)
-    for sentence in (certified.promise(results, scale), certified.nearest(results, scale)):
+    for sentence in (
+        certified.promise(results, scale),
+        certified.nearest(results, scale),
+        efficiency.headline(results),
+    ):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
     for note in results.notes:
@@ -117,13 +122,13 @@ def _difference(scale: Scale, one: Comparison | None, *, named: bool = False) ->
 
 def show_prediction(result: PredictResult, console: Console) -> None:
     """Print both answers and what was kept."""
-    heads = ("", "answer", "visual tokens", "time")
+    heads = ("", "answer", "visual tokens")
     table = Table(*heads, title=escape(result.question), title_justify="left")
     for name, answer, tokens in (
         ("unpruned", result.unpruned, result.visual_tokens),
         ("pruned", result.pruned, result.tokens_kept),
     ):
-        table.add_row(name, answer.text, str(tokens), f"{answer.seconds * 1000:.0f} ms")
+        table.add_row(name, answer, str(tokens))
     console.print(table, markup=False)
     nouns = ", ".join(result.nouns) or "none"
     how = " (chosen for this prompt)" if result.adaptive else ""
@@ -131,5 +136,6 @@ def show_prediction(result: PredictResult, console: Console) -> None:
         how = " (not a prompt like those it was fitted on: one setting)"
     console.print(f"nouns: {nouns}; {policy_text(result.setting)}{how}", markup=False)
     console.print(f"kept: {result.kept}", markup=False)
+    console.print("speed and memory: resprune-tune bench CONFIG_DIR", markup=False)
     if result.drawn is not None:
         console.print(f"drawn: {result.drawn}", markup=False)

@@ -21,7 +21,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
     Returns:
         A row for each row of the report split and of the tune split (baselines and what was
         chosen), from all tokens to few, then in the order of ``KINDS``. Columns: ``split``,
-        ``kind``, ``label``, ``setting`` and ``kept`` (texts), ``method``,
+        ``kind``, ``label``, ``setting`` and ``kept`` (texts), ``policy``, ``method``,
         ``budget``, ``tokens`` (a mean count; 0 where all are kept and the model does not say how
         many), ``mean``, ``low``, ``high``, ``versus_unpruned`` and ``versus_strongest`` (Comparison
         or None), ``by_group`` (Interval by name), ``exported``, ``recommended``.
@@ -39,6 +39,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
             "label": label_of(row.kind, row.policy.method),
             "setting": "" if row.kind == "unpruned" else policy_text(row.policy, searched),
             "kept": kept_text(row.policy.budget, row.tokens, total),
+            "policy": row.policy,
             "method": row.policy.method,
             "budget": str(row.policy.budget),
             "tokens": row.tokens or total or 0,

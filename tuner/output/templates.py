@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tuner.output import certified, wording
+from tuner.output import certified, efficiency, wording
 from tuner.output.frame import rows_frame
 from tuner.results.rows import KINDS, label_of
 from tuner.results.schema import Results
@@ -46,6 +46,9 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         scale=scale,
         wording=wording,
         certified=certified,
+        efficiency=efficiency,
+        pays=efficiency.headline(results),
+        measured=lambda policy: efficiency.measured(results, policy),
         promise=certified.promise(results, scale),
         nearest=certified.nearest(results, scale),
         reopened=certified.openings_text(results),

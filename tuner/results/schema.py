@@ -14,10 +14,11 @@ from resprune.errors import ConfigError, StudyError
 from resprune.files import read_json, write_json
 from resprune.setting import Adaptive, Policy, Setting
 from resprune.validation import explain
+from tuner.results.efficiency import Efficiency
 from tuner.results.rows import RowKind
 
 RESULTS_FILE = "results.json"
-RESULTS_SCHEMA = 3
+RESULTS_SCHEMA = 4
 
 
 class _Row(BaseModel):
@@ -256,6 +257,7 @@ class Results(_Row):
     adaptive: list[AdaptiveRow]
     feature_weights: list[FeatureWeight]
     examples: list[KeptExample]
+    efficiency: Efficiency | None = None
     cost: Cost
     notes: list[str]
 

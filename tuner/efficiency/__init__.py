@@ -1,0 +1,1 @@
+"""What pruning costs and saves: times, arithmetic and memory, paired with the unpruned model."""
