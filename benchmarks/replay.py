@@ -131,8 +131,9 @@ def tpe(space: Grid, table: Table, scores: Floats, trials: int, seed: int) -> Tr
     first = [space.paper(budget) for budget in budgets]  # type: ignore[arg-type]
     search = MethodSearch("replay", space, Pareto(), seed, None, first)
 
-    def evaluate(setting: Setting) -> tuple[float, int]:
-        return float(scores[table.row(setting)]), setting.budget.count  # type: ignore[union-attr]
+    def evaluate(setting: Setting) -> tuple[float, int, float]:
+        count: int = setting.budget.count  # type: ignore[union-attr]
+        return float(scores[table.row(setting)]), count, float(count)
 
     for _ in range(trials):
         search.step(evaluate, None)

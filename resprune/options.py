@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -30,7 +30,7 @@ class Search:
         low: Least value of a number.
         high: Greatest value of a number.
         step: Resolution of a number.
-        choices: Values of a name.
+        choices: Values of a name, or True and False.
         per_prompt: Whether an adaptive policy may choose it for each prompt.
         curve: Whether a study scores its curve around the chosen setting.
         asked: Whether it is searched only where a study names it; else its default holds.
@@ -39,7 +39,7 @@ class Search:
     low: float | None = None
     high: float | None = None
     step: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | bool, ...] = ()
     per_prompt: bool = False
     curve: bool = False
     asked: bool = False
@@ -78,6 +78,14 @@ def searchable(options: type[BaseModel]) -> dict[str, Search]:
         By name; those of nested tables (``relevance``) under their own name.
     """
     return {name: search for name, search, _ in _leaves(options)}
+
+
+def is_whole(options: type[BaseModel], name: str) -> bool:
+    """Say whether a searchable option takes whole numbers alone."""
+    kind: Any = options
+    for part in path_of(options, name):
+        kind = kind.model_fields[part].annotation
+    return int in (kind, *get_args(kind))
 
 
 def value_of(options: BaseModel, name: str) -> Any:

@@ -41,12 +41,15 @@ class Prepared:
             int64 tensor on the CPU a row.
         lengths: Kept length n_b of each row.
         next_positions: Position id of the token after each row, shape (B,), int64, on the CPU.
+        newlines: True where ``input_ids`` hold newline tokens, placeholders that are no visual
+            tokens, shape (B, N), on the CPU; None where a family has none.
     """
 
     kwargs: dict[str, Any]
     kept_positions: list[Tensor]
     lengths: list[int]
     next_positions: Tensor
+    newlines: Tensor | None = None
 
 
 def shorten(

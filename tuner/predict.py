@@ -120,7 +120,7 @@ def predict(
     whole = _answer(backbone, inputs, options)
     if call is None or not call.pruned:
         raise ResPruneError(f"{image}: nothing was pruned; the model saw no image")
-    kept = [int(i) for i in call.kept[0]]
+    kept = [int(i) for i in call.left[0]]
     if draw is not None:
         _draw(backbone, inputs, picture, kept, Path(draw))
     return PredictResult(

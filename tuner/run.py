@@ -30,7 +30,7 @@ from tuner.stages.certify import certify_policies, choices_digest, recommend
 from tuner.stages.curves import curves
 from tuner.stages.efficiency import measure_chosen
 from tuner.stages.examples import kept_examples
-from tuner.stages.facts import facts
+from tuner.stages.facts import facts, inside_notes
 from tuner.stages.opened import OpenedStudy
 from tuner.stages.report import report_split, rows_of, verdicts
 from tuner.study import STUDY_FILE, StudyConfig, dump_study, load_study
@@ -115,7 +115,7 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
     with opened.stage("efficiency"):
         efficiency = measure_chosen(opened, policies, fitted)
     intervals = opened.intervals("tune")
-    notes = [reason, *verdicts(reported, budgets, fitted)]
+    notes = [reason, *inside_notes(opened, settings, others), *verdicts(reported, budgets, fitted)]
     simple = [each for scored in measured.values() for each in scored if each[0] in BASELINES]
     results = Results(
         **facts(opened, search, fitted, notes),
@@ -131,6 +131,8 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
                 policy=policies[budget],
                 setting=setting,
                 tokens=opened.tokens(setting),
+                cost=opened.cost(setting),
+                notes=opened.notes(setting),
                 tune_score=intervals.of(tuned[budget]),
             )
             for budget, setting in settings.items()
@@ -148,7 +150,7 @@ def find(opened: OpenedStudy) -> tuple[Results, Fitted | None]:
 
 def choose(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[Budget, Candidate]:
     """Choose the setting of each budget among methods that can be deployed."""
-    own = [c for c in candidates if methods.get(c.setting.method).stage == "tokens"]
+    own = [c for c in candidates if methods.get(c.setting.method).stage in ("tokens", "layers")]
     return {
         budget: choose_setting([c for c in own if c.setting.budget == budget]) for budget in budgets
     }
@@ -178,18 +180,24 @@ def run_trials(opened: OpenedStudy, unpruned: float) -> Search:
     """Run the trials that are missing."""
     study, tune = opened.study, opened.split("tune")
     budgets = study.budgets()
+    own = {  # of methods inside the LLM as published, of ResPrune as the paper has it
+        name: [Setting.of(name, budget, positions=space.positions[0]) for budget in study.budgets()]
+        for name, space in opened.spaces.items()
+        if methods.get(name).stage == "layers"
+    }
     search = Search(
         study.study.name,
         list(opened.spaces.values()),
         study.study.objective,
         opened.seed,
         opened.run_dir,
-        first={"resprune": [opened.paper(budget) for budget in budgets]},
+        first={"resprune": [opened.paper(budget) for budget in budgets], **own},
     )
     total = study.study.trials
 
-    def evaluate(setting: Setting) -> tuple[float, int]:
-        return float(tune.score(setting).mean()), opened.tokens(setting)
+    def evaluate(setting: Setting) -> tuple[float, int, float]:
+        score = float(tune.score(setting).mean())
+        return score, opened.tokens(setting), opened.cost(setting)
 
     floor = study.study.objective.floor(unpruned, opened.bench.metric)
     search.run(

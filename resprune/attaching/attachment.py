@@ -3,8 +3,9 @@
     with resprune.attach(model, processor, config):
         output = model.generate(**inputs, max_new_tokens=20)
 
-Only two things are put on the model, and taken off again: an instance-level ``generate`` and a
-forward pre-hook. No method of transformers is replaced.
+Only two things are put on the model, and taken off again: an instance-level ``generate`` and
+forward hooks, on the decoder's layers too where the config prunes inside the LLM. No method of
+transformers is replaced.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from resprune.backbones import Backbone, Prepared
 from resprune.budget import BudgetLike
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
+from resprune.layers import LayerPruner, check_generate
 from resprune.plan import needs_of
 from resprune.prompt import PromptReader
-from resprune.setting import overridden
+from resprune.setting import fixed, overridden
 
 _MARK = "resprune_attachment"
 _OPTIONS = ("query", "budget", "alpha", "options")
@@ -76,6 +78,8 @@ class Attachment:
                 "first attachment (or leave its with block) before attaching again"
             )
         check_fit(self.config, self.backbone)
+        ruled = any(fixed(policy).inside is not None for policy in self.config.table)
+        self._inside = LayerPruner(self.backbone) if ruled else None
         if any("nouns" in needs_of(policy) for policy in self.config.table):
             _ = self.reader  # loaded here, so that no call waits for it
         self._put_on()
@@ -98,6 +102,8 @@ class Attachment:
             return
         while self._hooks:
             self._hooks.pop().remove()
+        if self._inside is not None:
+            self._inside.take_off()
         own = vars(self.model)
         if own.get("generate") is self._override:
             del own["generate"]
@@ -145,6 +151,8 @@ class Attachment:
             for module in (self.model, *self._around)
         ]
         vars(self.model)["generate"] = self._override
+        if self._inside is not None:
+            self._inside.put_on()
 
     def _check_model(self, model: Any) -> None:
         if model is not self.model and all(model is not outer for outer in self._around):
@@ -164,6 +172,8 @@ class Attachment:
         call = self._start(kwargs, **options)
         if call is None:
             return original(inputs, generation_config, *args, **kwargs)
+        if fixed(call.policy).inside is not None:
+            check_generate(generation_config or self.model.generation_config, kwargs)
         prepared = self._run(call, kwargs, padding_side="left")
         input_ids = kwargs["input_ids"]
         rest = self._without_prompt(kwargs)
@@ -195,6 +205,12 @@ class Attachment:
         call = self._start(kwargs, **options)
         if call is None:
             return (), kwargs
+        if fixed(call.policy).inside is not None and kwargs.get("labels") is not None:
+            raise ResPruneError(
+                "labels with a method inside the LLM: it would choose by the answer's own tokens; "
+                "run the prompt alone and then the answer with its cache, or use a method before "
+                "the LLM"
+            )
         side = _padding_side(kwargs.get("attention_mask"))
         prepared = self._run(call, kwargs, padding_side=side)
         return (), {**self._without_prompt(kwargs), **prepared.kwargs}
@@ -213,6 +229,8 @@ class Attachment:
         options: Mapping[str, Any] | None,
     ) -> Call | None:
         """Check a call; None when it has nothing to prune."""
+        if self._inside is not None:
+            self._inside.forget()  # of a call that failed on its way
         policy = overridden(self.config.policy(budget), _options(alpha, options))
         check_policy(policy, self.backbone)
         passes = CallRecord(False, policy)
@@ -252,7 +270,8 @@ class Attachment:
                     "before attaching"
                 )
         reader = self.reader if "nouns" in needs_of(policy) else None
-        return Call(self.backbone, policy, self.config.predictor, reader, query, self._seed)
+        inside = self._inside if fixed(policy).inside is not None else None
+        return Call(self.backbone, policy, self.config.predictor, reader, query, self._seed, inside)
 
     def _has_images(self, kwargs: Mapping[str, Any]) -> bool:
         images = kwargs.get(self.backbone.image_inputs[0])
@@ -283,7 +302,8 @@ def attach(
     short; an adaptive policy then serves its fallback arm). ``generate`` puts the original prompt
     in front of its output; logits and loss of ``model(...)`` are those of the shortened sequence.
     Calls without an image pass through, and so do videos, with a warning. The image part runs
-    without gradient.
+    without gradient. Where a method drops tokens inside the LLM, logits of what it dropped are
+    meaningless, and caches, hidden states and attentions differ in length by layer.
 
     Args:
         model: A loaded model of a supported family, or what PEFT or ``torch.compile`` made of one.
@@ -300,7 +320,8 @@ def attach(
     Raises:
         UnsupportedModelError: No backbone serves the model, or it lacks a signal.
         ConfigError: The config was made for another family or width, pins another noun pipeline,
-            has no such budget, or a method that acts before the vision tower.
+            has no such budget, a method that acts before the vision tower, or one inside the LLM
+            that this decoder or its positions do not allow.
         ResPruneError: The model is attached already.
     """
     return Attachment(model, processor, config, budget=budget, seed=seed)

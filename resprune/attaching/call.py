@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from resprune.alpha import AlphaPredictor
 from resprune.attaching.question import questions
 from resprune.backbones import Backbone, Prepared, VisualTokens
-from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_images, signals_of
+from resprune.layers import LayerPruner, Left
+from resprune.plan import Plan, Rule, choose_setting, cosines_of, needs_of, plan_images, signals_of
 from resprune.prepare import image_rows
 from resprune.prompt import Prompt, PromptReader
 from resprune.setting import Adaptive, Setting
@@ -43,6 +44,8 @@ class CallRecord:
         grids: Rows and columns of each image's tokens.
         timings: Milliseconds by step: ``read_ms``, ``encode_ms``, ``select_ms``, ``prepare_ms``
             and, after ``generate``, ``generate_ms`` (the language model with its decoding).
+        inside: What was left inside the LLM, by row, filled in while the prompt runs there; None
+            where nothing drops there.
     """
 
     pruned: bool
@@ -59,6 +62,34 @@ class CallRecord:
     visual_tokens: list[int] = field(default_factory=list)
     grids: list[tuple[int, int]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    inside: Left | None = None
+
+    @property
+    def left(self) -> list[Tensor]:
+        """Sorted indices of each image that are left in the end, those dropped inside gone."""
+        if self.inside is None or not self.inside.entering:
+            return self.kept
+        found = []
+        for row in dict.fromkeys(self.rows):  # a row's images are one pool there
+            own = [kept for place, kept in zip(self.rows, self.kept, strict=True) if place == row]
+            places, start = self.inside.last(row), 0
+            for kept in own:
+                inside = (places >= start) & (places < start + len(kept))
+                found.append(kept[places[inside] - start])
+                start += len(kept)
+        return found
+
+    @property
+    def cost(self) -> list[float]:
+        """Visual tokens averaged over the decoder layers, one number a row."""
+        every = range(len(self.questions))
+        if self.inside is not None and self.inside.entering:
+            return [self.inside.cost(row) for row in every]
+        counts = [float(len(kept)) for kept in self.kept]
+        return [
+            sum(k for place, k in zip(self.rows, counts, strict=True) if place == row)
+            for row in every
+        ]
 
 
 class Call:
@@ -71,6 +102,7 @@ class Call:
         reader: Reads questions; None where the policy reads no nouns.
         query: The question, one for all or one a row; None recovers it from the ids.
         seed: Seed of methods that draw at random.
+        inside: Prunes inside the LLM; None where the policy does nothing there.
     """
 
     def __init__(
@@ -81,7 +113,9 @@ class Call:
         reader: PromptReader | None,
         query: str | Sequence[str | None] | None,
         seed: int,
+        inside: LayerPruner | None = None,
     ) -> None:
+        self._inside = inside
         self.policy = policy
         self._backbone = backbone
         self._predictor = predictor
@@ -136,6 +170,10 @@ class Call:
                 features=[plan.features for plan in plans],
             )
         backbone.before_call(prepared)
+        left = None
+        if self._inside is not None:
+            rules = _row_rules(rows, plans, len(ids))
+            left = self._inside.expect(rules, self.policy.positions, prepared.newlines)
         every = range(len(ids))
         return prepared, CallRecord(
             pruned=True,
@@ -152,6 +190,7 @@ class Call:
             visual_tokens=[len(image.tokens) for image in visual],
             grids=[image.grid for image in visual],
             timings=self._timings,
+            inside=left,
         )
 
     def _plan(
@@ -173,6 +212,17 @@ class Call:
         settings = [setting for setting, _ in chosen]
         plans = plan_images(visual, prompts, settings, keys, cosines)
         return settings, [outside for _, outside in chosen], plans
+
+
+def _row_rules(rows: Sequence[int], plans: Sequence[Plan], count: int) -> list[Rule | None]:
+    """Add up the rules of each row's images, which are one pool inside the LLM."""
+    found: list[Rule | None] = [None] * count
+    for row, plan in zip(rows, plans, strict=True):
+        before, rule = found[row], plan.rule
+        if before is not None and rule is not None:
+            rule = replace(rule, count=before.count + rule.count)
+        found[row] = rule
+    return found
 
 
 def _to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from resprune import methods
 from resprune.backbones import Backbone
 from resprune.config import BackboneRef, NounOptions, PruningConfig
 from resprune.errors import ConfigError
+from resprune.layers import check_inside
 from resprune.nouns import NounExtractor, pipelines
 from resprune.plan import needs_of, signals_of
 from resprune.setting import Adaptive, Setting
@@ -35,8 +36,9 @@ def check_policy(policy: Setting | Adaptive, backbone: Backbone) -> None:
     """Check that a policy can serve on an attached model.
 
     Raises:
-        ConfigError: Its method acts on the image, before the vision tower.
-        UnsupportedModelError: It needs a signal that the model does not have.
+        ConfigError: Its method acts on the image, before the vision tower, or cannot drop inside
+            this LLM.
+        UnsupportedModelError: It needs a signal that the model does not have, or another decoder.
     """
     if methods.get(policy.method).stage == "image":
         raise ConfigError(
@@ -44,6 +46,8 @@ def check_policy(policy: Setting | Adaptive, backbone: Backbone) -> None:
             "attached model does not see; resize the images yourself, or use a method that "
             f"chooses tokens ({', '.join(methods.names('tokens'))})"
         )
+    for setting in [policy] if isinstance(policy, Setting) else policy.arms:
+        check_inside(setting, backbone)
     backbone.require_signals(signals_of(needs_of(policy), backbone.seed_signals))
 
 

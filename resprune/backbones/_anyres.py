@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -291,7 +291,7 @@ class AnyresBackbone(Backbone):
             placeholders, taken = self._with_newlines(encoded.tokens, newlines.cpu(), keep, new)
             held.append(placeholders)
             rows.append(taken)
-        return shorten(
+        prepared = shorten(
             inputs,
             [
                 image.tokens.new_empty((len(image.tokens) + len(image.extras[_NEWLINES]), 0))
@@ -304,6 +304,18 @@ class AnyresBackbone(Backbone):
             padding_side=padding_side,
             features=rows,
         )
+        return replace(prepared, newlines=self._newlines(prepared.kwargs, visual, held))
+
+    def _newlines(
+        self, kwargs: Mapping[str, Any], visual: Sequence[VisualTokens], held: Sequence[Tensor]
+    ) -> Tensor:
+        """Mark the newline tokens of a shortened batch, those of images that keep everything."""
+        flags = [
+            torch.isin(places, image.extras[_NEWLINES].cpu())
+            for image, places in zip(visual, held, strict=True)
+        ]
+        marked: Tensor = (kwargs["input_ids"] == self.image_token_id).cpu()
+        return marked.masked_scatter(marked, torch.cat(flags)) if flags else marked
 
     def _with_newlines(
         self, tokens: Tensor, newlines: Tensor, keep: Tensor, new: Tensor | None

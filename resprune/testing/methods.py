@@ -151,26 +151,13 @@ def _budgets(tokens: int) -> list[int]:
     return sorted({k for k in (1, 2, 5, 8, tokens - 1, tokens, tokens + 3) if k > 0})
 
 
-class MethodConformance:
-    """What every method keeps to; subclass it and give a ``case`` fixture."""
+class OptionsConformance:
+    """What the options of every method keep to."""
 
     @pytest.fixture
     def case(self) -> MethodCase:
         """The method under test; a subclass must give it."""
         raise NotImplementedError("give a `case` fixture that returns a MethodCase")
-
-    def test_it_says_what_it_is(self, case: MethodCase) -> None:
-        """Name, version, stage and claims are of the kinds that are documented."""
-        method = case.method
-        assert isinstance(method.name, str)
-        assert method.name
-        assert isinstance(method.version, str)
-        assert method.stage == "tokens"
-        assert method.nested or not isinstance(method, Nested), "Nested methods are nested"
-        for options in case.options:
-            needs = method.needs(options)
-            assert isinstance(needs, frozenset)
-            assert all(isinstance(name, str) for name in needs)
 
     def test_options_are_values(self, case: MethodCase) -> None:
         """They have defaults, cannot change, can be keys, and come back from JSON."""
@@ -195,6 +182,23 @@ class MethodConformance:
         for data in wrong:
             with pytest.raises(ConfigError):
                 read_options(kind, data)
+
+
+class MethodConformance(OptionsConformance):
+    """What every method keeps to; subclass it and give a ``case`` fixture."""
+
+    def test_it_says_what_it_is(self, case: MethodCase) -> None:
+        """Name, version, stage and claims are of the kinds that are documented."""
+        method = case.method
+        assert isinstance(method.name, str)
+        assert method.name
+        assert isinstance(method.version, str)
+        assert method.stage == "tokens"
+        assert method.nested or not isinstance(method, Nested), "Nested methods are nested"
+        for options in case.options:
+            needs = method.needs(options)
+            assert isinstance(needs, frozenset)
+            assert all(isinstance(name, str) for name in needs)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_exactly_the_budget(self, case: MethodCase, kind: str) -> None:

@@ -82,7 +82,8 @@ def comparison(mean, half, against, verdict=None):
 def report_row(kind, policy, mean, strongest=None):
     groups = {g: interval(min(1.0, mean + shift), 0.03) for g, shift in GROUPS.items()}
     row = {"kind": kind, "policy": dump(policy), "score": interval(mean, 0.014)}
-    row |= {"tokens": None if kind == "unpruned" else policy.budget.count, "by_group": groups}
+    tokens = None if kind == "unpruned" else policy.budget.count
+    row |= {"tokens": tokens, "cost": tokens, "by_group": groups}
     if kind != "unpruned":
         row["versus_unpruned"] = comparison(mean - UNPRUNED, 0.012, "all tokens")
     if kind in ("rival", "tuned", "adaptive"):
@@ -92,7 +93,8 @@ def report_row(kind, policy, mean, strongest=None):
 
 def baseline(kind, policy, mean, half):
     tokens = None if kind == "unpruned" else policy.budget.count
-    return {"kind": kind, "policy": dump(policy), "tokens": tokens, "score": interval(mean, half)}
+    row = {"kind": kind, "policy": dump(policy), "score": interval(mean, half)}
+    return row | {"tokens": tokens, "cost": tokens}
 
 
 def between(median):
@@ -156,7 +158,7 @@ def synthetic_results():
         value = score(budget, alpha, strategy) + rng.gauss(0, 0.006)
         trials.append(
             {"number": number, "setting": dump(ours(budget, alpha, strategy)), "tokens": budget}
-            | {"score": value, "seconds": 1.5}
+            | {"cost": float(budget), "score": value, "seconds": 1.5}
         )
     for number in range(15):
         budget = BUDGETS[number % 3]
@@ -165,7 +167,7 @@ def synthetic_results():
             value = max(LAW[budget]) - loss + rng.gauss(0, 0.006)
             trials.append(
                 {"number": number, "setting": dump(setting), "tokens": budget}
-                | {"score": value, "seconds": 1.5}
+                | {"cost": float(budget), "score": value, "seconds": 1.5}
             )
     baselines = [baseline("unpruned", unpruned(), UNPRUNED, 0.02)]
     report.append(report_row("unpruned", unpruned(), UNPRUNED))
@@ -188,7 +190,11 @@ def synthetic_results():
         is_adaptive = gain > 0.01
         chosen.append(
             {"policy": dump(arms if is_adaptive else ours(budget, fixed)), "tokens": budget}
-            | {"setting": dump(ours(budget, fixed)), "tune_score": interval(best + 0.01, 0.025)}
+            | {
+                "cost": float(budget),
+                "setting": dump(ours(budget, fixed)),
+                "tune_score": interval(best + 0.01, 0.025),
+            }
         )
         for kind, policy, mean in (
             ("random", Setting.of("random", budget), RANDOM[budget]),

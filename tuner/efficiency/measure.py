@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from resprune import methods
 from resprune.alpha import AlphaPredictor
 from resprune.backbones import Backbone
 from resprune.config import PruningConfig
 from resprune.errors import ResPruneError, StudyError
-from resprune.setting import Adaptive, Setting, unpruned
+from resprune.setting import Adaptive, Setting, fixed, unpruned
 from tuner.efficiency.break_even import Costs, break_even, mean_rows
 from tuner.efficiency.extrapolate import Depths
 from tuner.efficiency.flops import Decoder
@@ -39,7 +38,6 @@ _PARTS = (
     "first_token_ms",
     "decode_ms",
 )
-_UNIFORM = ("none", "tokens")  # stages of methods whose layers all run on the same rows
 _FAILURES = (ResPruneError, RuntimeError, ValueError, NotImplementedError)  # out of memory too
 
 
@@ -153,7 +151,7 @@ class _Run:
     def start_up(self, case: _Case) -> None:
         """Make the calls that are not timed: one to start, one whose memory is measured."""
         try:
-            if self._depths is not None and methods.get(case.policy.method).stage not in _UNIFORM:
+            if self._depths is not None and fixed(case.policy).inside is not None:
                 raise StudyError("it acts inside the LLM, which a + L b does not describe")
             self._first(case)
             if case.batch == 1:

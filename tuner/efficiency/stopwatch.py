@@ -140,7 +140,7 @@ class Stopwatch:
         rows = tuple(int(cache.get_seq_length(i)) - new_tokens + 1 for i in range(layers))
         lengths = self.backbone.image_lengths(inputs)
         totals = record.visual_tokens or lengths
-        kept = [len(each) for each in record.kept] or totals
+        kept = [len(each) for each in record.left] or totals
         first = self._tokens[0] - self._begin
         parts = {
             "vision_ms": record.timings.get("encode_ms", self._vision_ms),

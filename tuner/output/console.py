@@ -13,8 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from resprune.budget import Count, Energy, Ratio
-from tuner.output import certified, efficiency
-from tuner.output.frame import rows_frame
+from tuner.output import certified, efficiency, wording
+from tuner.output.frame import acts_inside, rows_frame
 from tuner.output.wording import Scale, policy_text
 from tuner.results.schema import Comparison, Results, TrialResult
 
@@ -86,13 +86,17 @@ class RichProgress(Bar):
 def show_results(results: Results, run_dir: Path, console: Console) -> None:
     """Print the answer: a row a budget, then where the files are."""
     scale, rows = Scale.of(results), rows_frame(results)
-    heads = ("tokens", "score", "against all tokens", "against the strongest baseline")
+    inside = acts_inside(rows)
+    heads = ["tokens", "score", "against all tokens", "against the strongest baseline"]
+    if inside:
+        heads.insert(1, "cost")
     columns = [Column(head, justify="right") for head in heads]
     table = Table(*columns, "setting", title="Report split, 95 % intervals", title_justify="left")
     shown = rows[(rows.split == "report") & (rows.exported | (rows.kind == "unpruned"))]
     for row in shown.itertuples():
         table.add_row(
             f"{row.tokens or ''}{' *' if row.recommended else ''}",
+            *([f"{row.cost:.1f}" if row.cost else ""] if inside else []),
             f"{scale.number(row.mean)}{scale.unit}\n{scale.range(row)}",
             _difference(scale, row.versus_unpruned),
             _difference(scale, row.versus_strongest, named=True),
@@ -100,6 +104,7 @@ def show_results(results: Results, run_dir: Path, console: Console) -> None:
         )
     console.print(table, markup=False)
     for sentence in (
+        wording.COST if inside else "",
         certified.promise(results, scale),
         certified.nearest(results, scale),
         efficiency.headline(results),

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tuner.output import certified, efficiency, wording
-from tuner.output.frame import rows_frame
+from tuner.output.frame import acts_inside, rows_frame
 from tuner.results.rows import KINDS, label_of
 from tuner.results.schema import Results
 from tuner.scoring import metrics
@@ -56,6 +56,7 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         label_of=label_of,
         meaning=metrics.get(results.study["task"]["metric"]).meaning,
         chosen=chosen,
+        inside=acts_inside(rows),
         report=list(rows[rows.split == "report"].itertuples()),
         tune=list(rows[rows.split == "tune"].itertuples()),
         policy_text=lambda policy: wording.policy_text(policy, searched),

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from resprune.budget import Count, Energy, Ratio
-from resprune.options import searchable
-from resprune.setting import Adaptive, Setting
+from resprune.budget import Ratio
+from resprune.options import Options, searchable
+from resprune.setting import Adaptive, Setting, fixed
 from tuner.results.schema import Comparison, Interval, Results
 from tuner.results.verdicts import LEAST_IMAGES
 from tuner.scoring import metrics
@@ -20,6 +20,10 @@ INTERVALS = (
     "Intervals are 95 % t intervals over images: made in this way from other samples, about 95 in "
     "100 of them hold the mean over all samples of this kind. Differences are paired, measured on "
     "the same samples."
+)
+COST = (
+    "Cost: visual tokens averaged over the language model's layers; a method inside it runs some "
+    "layers on more tokens than it leaves in the end."
 )
 VERDICTS = (
     "Each interval stands alone, but better and worse are said of all differences of the report "
@@ -111,23 +115,26 @@ def duration(seconds: float) -> str:
 
 
 def kept_text(
-    budget: Count | Ratio | Energy, tokens: int | None, total: int | None, noun: str = ""
+    policy: Setting | Adaptive, tokens: int | None, total: int | None, noun: str = ""
 ) -> str:
     """Write how much is kept: ``11 of 196 (5.6 %)``.
 
     Args:
-        budget: The policy's.
+        policy: The policy.
         tokens: Mean count that it keeps; None for all.
         total: Visual tokens of an image, None where they vary.
         noun: Follows the count, such as ``visual tokens``.
 
     Returns:
-        The text; a budget that is no count stands before the mean count.
+        The text; a budget that is no count, or that a later stage goes below, stands before it.
     """
+    budget, later = policy.budget, fixed(policy).later
     noun = f" {noun}" if noun else ""
     if tokens is None:
         return f"all {total or ''}".rstrip() + noun
     kept = f"{tokens} of {total}{noun} ({share(tokens, total)})" if total else f"{tokens}{noun}"
+    if later is not None:
+        return f"{budget}, then {kept}"
     if str(budget) == str(tokens):
         return kept
     each = " of each image" if isinstance(budget, Ratio) else ""
@@ -161,20 +168,33 @@ def policy_text(
         The text. Its words may come from third parties: escape it.
     """
     arms = policy.arms if isinstance(policy, Adaptive) else (policy,)
-    ranges = searchable(type(arms[0].options))
-    defaults = _leaves(type(arms[0].options)())
+    varied, later = _varied(arms), arms[0].later
     words = [policy.method]
-    for name, value in _leaves(arms[0].options).items():
-        always = name in ranges and not ranges[name].asked
-        if name in _varied(arms):
-            words.append(f"{option_word(name)} by prompt")
-        elif name != without and (
-            always or value != defaults[name] or (policy.method, name) in searched
-        ):
-            words.append(f"{option_word(name)} {_value(value)}")
+    words += _option_texts(policy.method, arms[0].options, searched, without, varied)
     if policy.positions != "keep":
         words.append(f"positions {policy.positions}")
+    if later is not None:
+        words.append(f"then {later.method} to {later.budget}")
+        words += _option_texts(later.method, later.options, searched)
     return ", ".join(words)
+
+
+def _option_texts(
+    method: str,
+    options: Options,
+    searched: Collection[tuple[str, str]],
+    without: str = "",
+    varied: Collection[str] = (),
+) -> list[str]:
+    ranges, defaults = searchable(type(options)), _leaves(type(options)())
+    words = []
+    for name, value in _leaves(options).items():
+        always = name in ranges and not ranges[name].asked
+        if name in varied:
+            words.append(f"{option_word(name)} by prompt")
+        elif name != without and (always or value != defaults[name] or (method, name) in searched):
+            words.append(f"{option_word(name)} {_value(value)}")
+    return words
 
 
 def arms_text(policy: Adaptive) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,11 +56,15 @@ BASELINES: tuple[RowKind, ...] = ("random", "baseline", "alpha-0", "paper-defaul
 """Kinds that are measured in every study; the strongest is what is found is held against."""
 
 
-def label_of(kind: RowKind, method: str) -> str:
-    """Return what a row is called in tables and figures."""
-    return KINDS[kind].label or method
+def label_of(kind: RowKind, method: str, notes: Sequence[str] = ()) -> str:
+    """Return what a row is called in tables and figures, with its notes."""
+    return _noted(KINDS[kind].label or method, notes)
 
 
-def name_of(kind: RowKind, method: str) -> str:
-    """Return what a row is called within a sentence."""
-    return KINDS[kind].name or method
+def name_of(kind: RowKind, method: str, notes: Sequence[str] = ()) -> str:
+    """Return what a row is called within a sentence, with its notes."""
+    return _noted(KINDS[kind].name or method, notes)
+
+
+def _noted(name: str, notes: Sequence[str]) -> str:
+    return f"{name} ({', '.join(notes)})" if notes else name

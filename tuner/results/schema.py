@@ -63,6 +63,7 @@ class TrialResult(_Row):
         number: Within its method's trials, from 0.
         setting: What was tried.
         tokens: Mean count of visual tokens it keeps on the tune split.
+        cost: Those averaged over the decoder layers too; ``tokens`` unless it acts inside the LLM.
         score: Mean score.
         seconds: What it took.
     """
@@ -70,6 +71,7 @@ class TrialResult(_Row):
     number: int
     setting: Setting
     tokens: int
+    cost: float
     score: float
     seconds: float
 
@@ -81,6 +83,8 @@ class Row(_Row):
         kind: What it is in the study; a key of `tuner.results.rows.KINDS`.
         policy: What was scored.
         tokens: Mean count of visual tokens it keeps on the tune split, None for all of them.
+        cost: Those averaged over the decoder layers too, None for all of them.
+        notes: What differs from how its method inside the LLM was published, such as 'scaled'.
         score: Mean score.
         versus_unpruned: Minus the unpruned model's, on the report split.
         versus_strongest: Minus that of the strongest baseline at the same budget, the one with the
@@ -91,6 +95,8 @@ class Row(_Row):
     kind: RowKind
     policy: Policy
     tokens: int | None
+    cost: float | None
+    notes: tuple[str, ...] = ()
     score: Interval
     versus_unpruned: Comparison | None = None
     versus_strongest: Comparison | None = None
@@ -126,12 +132,16 @@ class Chosen(_Row):
         policy: What is exported: the setting, or arms where choosing by prompt gains.
         setting: The best setting for all prompts.
         tokens: Mean count of visual tokens it keeps on the tune split.
+        cost: Those averaged over the decoder layers too.
+        notes: As of its row.
         tune_score: Score of ``setting`` there.
     """
 
     policy: Policy
     setting: Setting
     tokens: int
+    cost: float
+    notes: tuple[str, ...] = ()
     tune_score: Interval
 
 

@@ -12,7 +12,7 @@ from resprune.backbones import Backbone
 from resprune.prompt import PromptReader
 from tuner.scoring import metrics
 from tuner.scoring.metrics import Metric
-from tuner.scoring.model import fingerprint, share_cores
+from tuner.scoring.model import depth_of, fingerprint, share_cores
 from tuner.scoring.outcomes import Outcomes
 from tuner.scoring.visual import VisualCache
 from tuner.tasks import Task
@@ -48,6 +48,11 @@ class Bench:
     batch_size: int = 32
     workers: int = 1
     progress: Callable[[int, int], None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers L of the model."""
+        return depth_of(self.backbone)
 
     @classmethod
     def open(

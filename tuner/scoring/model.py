@@ -110,6 +110,11 @@ def _load_skeleton(source: str, section: BackboneSection) -> Any:
         )
 
 
+def depth_of(backbone: Backbone) -> int:
+    """Return how many decoder layers a model has."""
+    return len(backbone.model.get_decoder().layers)
+
+
 def fingerprint(model: Any, processor: Any) -> str:
     """Hash what decides a model's outputs: config, weights, processor and library versions.
 

@@ -28,6 +28,7 @@ from resprune.plan import (
     plan_of,
     relevance_of,
     select,
+    with_rule,
 )
 from resprune.prompt import Prompt
 from resprune.setting import Setting
@@ -107,7 +108,7 @@ class Planner:
                         for tokens, curve in zip(self._tokens, curves[setting.options], strict=True)
                     ]
                 )
-            plans.append(_cut(order, counts, setting))
+            plans.append(_cut(order, counts, setting, self._tokens))
         return plans
 
     def _orders(self, setting: Setting, options: Sequence[Options], limits: Ints) -> Ints:
@@ -191,10 +192,13 @@ def _relevance(setting: Setting) -> Relevance | None:
     return getattr(setting.options, "relevance", None)
 
 
-def _cut(order: Ints, counts: Ints, setting: Setting) -> list[Plan]:
-    """Keep the first picks of each sample's order."""
+def _cut(order: Ints, counts: Ints, setting: Setting, tokens: Sequence[int]) -> list[Plan]:
+    """Keep the first picks of each sample's order, of an image of so many tokens."""
     head = order[:, : counts.max()]
     high = np.iinfo(np.int64).max
     ranked = np.sort(np.where(np.arange(head.shape[1]) < counts[:, None], head, high), axis=1)
     kept = torch.from_numpy(ranked).unbind()
-    return [Plan(row[:k], setting.positions) for row, k in zip(kept, counts.tolist(), strict=True)]
+    return [
+        with_rule(Plan(row[:k], setting.positions), setting, total)
+        for row, k, total in zip(kept, counts.tolist(), tokens, strict=True)
+    ]

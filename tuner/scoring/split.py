@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,10 +20,12 @@ from PIL import Image
 from resprune import methods
 from resprune.alpha import prompt_features, question_form
 from resprune.backbones import VisualTokens
-from resprune.budget import Energy
+from resprune.budget import Count, Energy
+from resprune.cost import cost
 from resprune.errors import StudyError
 from resprune.methods.downsample import Downsample
-from resprune.plan import Plan, cosines_of, everything
+from resprune.options import Positions
+from resprune.plan import Plan, cosines_of, everything, with_rule
 from resprune.prompt import Prompt
 from resprune.setting import Setting
 from tuner.scoring.bench import Bench
@@ -145,15 +148,41 @@ class Split:
         return np.array(rows, dtype=np.float64).reshape(len(settings), len(self))
 
     def tokens(self, setting: Setting) -> int:
-        """Return the mean count of visual tokens that a setting keeps."""
+        """Return the mean count of visual tokens that a setting keeps, those left in the end."""
+        counts = self._counts(setting)
+        if setting.inside is not None:
+            limit = setting.inside.budget.limit
+            totals = [len(self.visual(i).tokens) for i in range(len(self))]
+            counts = [min(limit(total), k) for total, k in zip(totals, counts, strict=True)]
+        return round(sum(counts) / len(counts))
+
+    def cost(self, setting: Setting) -> float:
+        """Return a setting's visual tokens averaged over the decoder layers and the samples.
+
+        Of a setting that does nothing inside the LLM it is ``tokens``.
+        """
+        if setting.inside is None:
+            return float(self.tokens(setting))
+        depth = self._bench.depth
+        before = methods.get(setting.method).stage == "tokens"
+        pairs = Counter(
+            (len(self.visual(i).tokens), k) for i, k in enumerate(self._counts(setting))
+        )
+        total = sum(
+            n * cost(setting.at(Count(count=k)) if before else setting, tokens, depth)
+            for (tokens, k), n in pairs.items()
+        )
+        return round(total / len(self), 2)
+
+    def _counts(self, setting: Setting) -> list[int]:
+        """Count what a setting's method keeps of each sample's image, its later stage apart."""
         if methods.get(setting.method).stage == "image":
             smaller = self._downsampled(setting)
-            counts = [len(smaller.visual(i).tokens) for i in range(len(self))]
-        elif isinstance(setting.budget, Energy):
-            counts = [len(plan.kept) for plan in self.plans([setting])[0]]
-        else:
-            counts = self._planner.counts(setting).tolist()
-        return round(sum(counts) / len(counts))
+            return [len(smaller.visual(i).tokens) for i in range(len(self))]
+        if isinstance(setting.budget, Energy):
+            return [len(plan.kept) for plan in self.plans([setting])[0]]
+        counts: list[int] = self._planner.counts(setting).tolist()
+        return counts
 
     def plans(self, settings: Sequence[Setting]) -> list[list[Plan]]:
         """Plan every sample under each setting: S lists of N plans."""
@@ -162,13 +191,15 @@ class Split:
         )
         rest = iter(found)
         return [
-            next(rest) if methods.get(s.method).stage == "tokens" else self.unpruned()
+            next(rest)
+            if methods.get(s.method).stage == "tokens"
+            else [with_rule(plan, s) for plan in self.unpruned(s.positions)]
             for s in settings
         ]
 
-    def unpruned(self) -> list[Plan]:
+    def unpruned(self, positions: Positions = "keep") -> list[Plan]:
         """Plan every sample of the unpruned model."""
-        return [everything(len(self.visual(i).tokens)) for i in range(len(self))]
+        return [everything(len(self.visual(i).tokens), positions) for i in range(len(self))]
 
     # -- plans -> outcomes --------------------------------------------------------------
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resprune.options import searchable
+from resprune.options import path_of, searchable
 from resprune.setting import Setting
+from resprune.validation import without
 
 Floats = npt.NDArray[np.float64]
 REACH = 1 / 8
@@ -57,7 +59,7 @@ def choose_setting(candidates: Sequence[Candidate]) -> Candidate:
 class _Place:
     """Where a setting stands: what must be equal, and its numbers in units of `REACH`."""
 
-    rest: Setting
+    rest: dict[str, Any]
     numbers: tuple[float, ...]
 
     @classmethod
@@ -65,14 +67,16 @@ class _Place:
         ranges = {
             name: (search.low, search.high)
             for name, search in searchable(type(setting.options)).items()
-            if search.low is not None and search.high is not None
+            if search.low is not None
+            and search.high is not None
+            and isinstance(setting.option(name), int | float)
         }
         numbers = (
             float(setting.option(name)) / (REACH * (high - low))
             for name, (low, high) in ranges.items()
         )
-        same = {name: low for name, (low, _) in ranges.items()}
-        return cls(setting.with_options(**same), tuple(numbers))
+        places = [("options", *path_of(type(setting.options), name)) for name in ranges]
+        return cls(without(setting.model_dump(), places), tuple(numbers))
 
     def nearness(self, other: _Place) -> float:
         """Weight of the other in this one's average, 1 for itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -21,16 +22,23 @@ class Tuned(NamedTuple):
     """What a recommendation rests on.
 
     Attributes:
-        scores: Deployed policy's mean tune score by mean count of tokens.
+        scores: Deployed policy's mean tune score by cost: visual tokens averaged over the samples
+            and, inside the LLM, over its layers.
         unpruned: The unpruned model's.
         metric: The study's.
-        certified: Counts whose claim was certified.
+        certified: Costs whose claim was certified.
+        names: What a cost is called where it is not the count of tokens kept.
     """
 
-    scores: Mapping[int, float]
+    scores: Mapping[float, float]
     unpruned: float
     metric: Metric
-    certified: Collection[int] = ()
+    certified: Collection[float] = ()
+    names: Mapping[float, str] = MappingProxyType({})
+
+    def name(self, cost: float) -> str:
+        """Say a cost within a sentence."""
+        return self.names.get(cost, f"{cost:g} tokens")
 
 
 class _Objective(StrictModel):
@@ -61,22 +69,22 @@ class _Objective(StrictModel):
         )
 
     @abstractmethod
-    def values(self, score: float, tokens: int) -> list[float]:
-        """Return the values that Optuna is told of a trial."""
+    def values(self, score: float, cost: float) -> list[float]:
+        """Return the values that Optuna is told of a trial: of its mean score and its cost."""
 
     def floor(self, unpruned: float, metric: Metric) -> float | None:
         """Return the mean score that trials must reach, None where there is none."""
         return None
 
     @abstractmethod
-    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[float | None, str]:
         """Recommend one of the budgets.
 
         Args:
             tuned: What is known by now.
 
         Returns:
-            The count, None for all tokens, and a sentence that says why.
+            Its cost, None for all tokens, and a sentence that says why.
         """
 
 
@@ -94,20 +102,20 @@ class Certified(_Objective):
     loss: float = Field(default=0.02, gt=0.0, lt=1.0)
     scale: Scale = "absolute"
 
-    def values(self, score: float, tokens: int) -> list[float]:
-        """Score and tokens."""
-        return [score, float(tokens)]
+    def values(self, score: float, cost: float) -> list[float]:
+        """Score and cost."""
+        return [score, cost]
 
     def claim(self, metric: Metric) -> Claim | None:
         """Its own."""
         return self._claim(self.loss, self.scale, metric)
 
-    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[float | None, str]:
         """The fewest certified tokens, else all."""
         if not tuned.certified:
             return None, "No budget could be certified, so all tokens are recommended."
         fewest = min(tuned.certified)
-        return fewest, f"{fewest} tokens is the smallest certified budget."
+        return fewest, f"{tuned.name(fewest)} is the smallest certified budget."
 
 
 class Pareto(_Objective):
@@ -130,20 +138,21 @@ class Pareto(_Objective):
         """The tolerance, a share of the unpruned score."""
         return self._claim(self.tolerance, "relative", metric)
 
-    def values(self, score: float, tokens: int) -> list[float]:
-        """Score and tokens."""
-        return [score, float(tokens)]
+    def values(self, score: float, cost: float) -> list[float]:
+        """Score and cost."""
+        return [score, cost]
 
-    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[float | None, str]:
         """The fewest tokens within the tolerance, else the knee."""
         floor = tuned.metric.floor(tuned.unpruned, self.tolerance)
-        found = _fewest(tuned.scores, floor, self.tolerance, tuned.unpruned)
+        found = _fewest(tuned, floor, self.tolerance)
         if found is not None:
             return found
         chosen = _knee(tuned.scores)
         return chosen, (
             f"No budget is within {self.tolerance:.1%} of the unpruned tune score "
-            f"{tuned.unpruned:.3f}; {chosen} tokens, the knee of the front, breaks that tolerance."
+            f"{tuned.unpruned:.3f}; {tuned.name(chosen)}, the knee of the front, "
+            "breaks that tolerance."
         )
 
 
@@ -165,14 +174,14 @@ class FixedBudget(_Objective):
         """Its loss."""
         return self._claim(self.loss, "absolute", metric)
 
-    def values(self, score: float, tokens: int) -> list[float]:
+    def values(self, score: float, cost: float) -> list[float]:
         """The score."""
         return [score]
 
-    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[float | None, str]:
         """Its own."""
         (only,) = tuned.scores
-        return only, f"{only} tokens is the budget that the study fixed."
+        return only, f"{tuned.name(only)} is the budget that the study fixed."
 
 
 class QualityFloor(_Objective):
@@ -191,24 +200,24 @@ class QualityFloor(_Objective):
         """That the share is kept."""
         return self._claim(round(1 - self.keep, 9), "relative", metric)
 
-    def values(self, score: float, tokens: int) -> list[float]:
-        """The tokens."""
-        return [float(tokens)]
+    def values(self, score: float, cost: float) -> list[float]:
+        """The cost."""
+        return [cost]
 
     def floor(self, unpruned: float, metric: Metric) -> float:
         """What must be kept of the unpruned score."""
         return metric.floor(unpruned, 1 - self.keep)
 
-    def recommend(self, tuned: Tuned) -> tuple[int | None, str]:
+    def recommend(self, tuned: Tuned) -> tuple[float | None, str]:
         """The fewest tokens that meet the floor, else the most."""
         floor = self.floor(tuned.unpruned, tuned.metric)
-        found = _fewest(tuned.scores, floor, 1 - self.keep, tuned.unpruned)
+        found = _fewest(tuned, floor, 1 - self.keep)
         if found is not None:
             return found
         most = max(tuned.scores)
         return most, (
-            f"No budget meets the quality floor {floor:.3f}; {most} tokens, which comes nearest "
-            f"with {tuned.scores[most]:.3f}, breaks it. Add larger budgets to the search."
+            f"No budget meets the quality floor {floor:.3f}; {tuned.name(most)}, which comes "
+            f"nearest with {tuned.scores[most]:.3f}, breaks it. Add larger budgets to the search."
         )
 
 
@@ -216,19 +225,19 @@ Objective = Annotated[Certified | Pareto | FixedBudget | QualityFloor, Field(dis
 KINDS = ("certified", "pareto", "fixed-budget", "quality-floor")
 
 
-def _fewest(
-    scores: Mapping[int, float], floor: float, lost: float, unpruned: float
-) -> tuple[int, str] | None:
-    meeting = [tokens for tokens in sorted(scores) if scores[tokens] >= floor]
+def _fewest(tuned: Tuned, floor: float, lost: float) -> tuple[float, str] | None:
+    scores = tuned.scores
+    meeting = [cost for cost in sorted(scores) if scores[cost] >= floor]
     if not meeting:
         return None
     return meeting[0], (
-        f"{meeting[0]} tokens is the smallest budget whose tune score {scores[meeting[0]]:.3f} "
-        f"is at least {floor:.3f}, {lost:.1%} below the unpruned {unpruned:.3f}."
+        f"{tuned.name(meeting[0])} is the smallest budget whose tune score "
+        f"{scores[meeting[0]]:.3f} is at least {floor:.3f}, {lost:.1%} below the unpruned "
+        f"{tuned.unpruned:.3f}."
     )
 
 
-def _knee(scores: Mapping[int, float]) -> int:
+def _knee(scores: Mapping[float, float]) -> float:
     budgets = sorted(scores)
     if len(budgets) < 3:
         return budgets[-1]

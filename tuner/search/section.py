@@ -22,10 +22,12 @@ from pydantic import (
 from resprune import methods
 from resprune.budget import Budget
 from resprune.errors import near_names
-from resprune.options import Options, Positions, Search, searchable, with_values
+from resprune.options import Options, Positions, Search, is_whole, searchable, with_values
+from resprune.setting import Later
 from resprune.validation import StrictModel, explain, shown
 
-Choices = tuple[float | str, ...]
+Choices = tuple[bool | int | float | str, ...]
+_OWN_KEYS = ("method", "budget", "positions", "later")
 _T = TypeVar("_T")
 
 
@@ -64,6 +66,14 @@ class Range(StrictModel):
         return self
 
 
+class WholeRange(Range):
+    """A range of whole numbers to search."""
+
+    low: int
+    high: int
+    step: int = Field(ge=1)
+
+
 class SearchSection(StrictModel):
     """The search space.
 
@@ -71,14 +81,17 @@ class SearchSection(StrictModel):
         method: Methods to search; each gets the same number of trials.
         budget: Budgets to tune for. May be left out for the objective ``fixed-budget``, which
             names its own.
-        positions: Position policies to try.
+        positions: Position policies to try; None where the study leaves them out and searches a
+            method inside the LLM, which then has its published ones where the model allows it.
+        later: What follows every searched method before the LLM inside it; not searched.
         options: By method, what is tried of each of its options that is searched or fixed by the
             study: a range, or values.
     """
 
     method: Listed[str] = ("resprune",)
     budget: Listed[Budget] = ()
-    positions: Listed[Positions] = ("keep",)
+    positions: Listed[Positions] | None = ("keep",)
+    later: Later | None = None
     options: dict[str, dict[str, Range | Choices]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -87,7 +100,7 @@ class SearchSection(StrictModel):
         """Sort the tables and keys of options by method, and fill in the defaults."""
         if not isinstance(data, Mapping):
             return data
-        own = {key: data[key] for key in ("method", "budget", "positions") if key in data}
+        own = {key: data[key] for key in _OWN_KEYS if key in data}
         searched = as_tuple(own.get("method", ("resprune",)))
         for name in searched:
             if name not in methods.names():
@@ -97,6 +110,16 @@ class SearchSection(StrictModel):
                 )
             if methods.get(name).stage == "none":
                 raise ValueError(f"method: {name!r} is measured in every study; leave it out")
+        stages = {methods.get(name).stage for name in searched}
+        if "layers" in stages:
+            own.setdefault("positions", None)
+        if own.get("later") is not None:
+            own["later"] = _read_later(own["later"])
+            if "tokens" not in stages:
+                raise ValueError(
+                    "later: follows a method before the LLM, and none is searched; add one to "
+                    "search.method, or remove the key"
+                )
         given: dict[str, dict[str, tuple[str, Any]]] = {name: {} for name in searched}
         options = {name: searchable(methods.get(name).options) for name in searched}
         for key, value in data.items():
@@ -107,7 +130,7 @@ class SearchSection(StrictModel):
                 continue
             known = {name for each in options.values() for name in each}
             tables = methods.names() if isinstance(value, Mapping) else searched
-            known |= {"method", "budget", "positions", *tables}
+            known |= {*_OWN_KEYS, *tables}
             _check_known("", (key,), known, f"the methods {', '.join(searched)}")
             for name in searched:
                 if key in options[name]:
@@ -125,7 +148,7 @@ class SearchSection(StrictModel):
     @field_validator("method", "positions", mode="before")
     @classmethod
     def _some(cls, values: Any) -> Any:
-        if not values:
+        if values is not None and not values:
             raise ValueError("an empty list; name at least one, or leave the key out")
         return values
 
@@ -139,12 +162,16 @@ class SearchSection(StrictModel):
             }
             for method, each in self.options.items()
         }
-        return {
+        written: dict[str, Any] = {
             "method": list(self.method),
             "budget": [budget.model_dump() for budget in self.budget],
-            "positions": list(self.positions),
-            **tables,
         }
+        if self.positions is not None:
+            written["positions"] = list(self.positions)
+        if self.later is not None:
+            later = self.later.model_dump(mode="json")
+            written["later"] = {**later.pop("options"), **later}
+        return {**written, **tables}
 
 
 def read_range(place: str, value: Any, key: str, search: Search, method: str) -> Range | Choices:
@@ -171,10 +198,11 @@ def read_range(place: str, value: Any, key: str, search: Search, method: str) ->
         if search.choices:
             raise ValueError(f"{place}: a range of names; list some of {list(search.choices)}")
         own = {"low": search.low, "high": search.high, "step": search.step}
+        kind = WholeRange if is_whole(methods.get(method).options, key) else Range
         try:
-            found = Range.model_validate({**own, **(value or {})})
+            found = kind.model_validate({**own, **(value or {})})
         except ValidationError as error:
-            raise ValueError(f"{place}: {explain(error, Range)}") from None
+            raise ValueError(f"{place}: {explain(error, kind)}") from None
         _check_values(place, key, (found.low, found.high), method)
         return found
     values = as_tuple(value)
@@ -183,7 +211,9 @@ def read_range(place: str, value: Any, key: str, search: Search, method: str) ->
     if len(set(map(repr, values))) != len(values):
         raise ValueError(f"{place}: {list(values)} lists a value twice; keep each once")
     _check_values(place, key, values, method)
-    return tuple(v if isinstance(v, str) else float(v) for v in values)
+    if search.choices or is_whole(methods.get(method).options, key):
+        return values
+    return tuple(map(float, values))
 
 
 def _check_values(place: str, key: str, values: tuple[Any, ...], method: str) -> None:
@@ -194,6 +224,28 @@ def _check_values(place: str, key: str, values: tuple[Any, ...], method: str) ->
         except ValueError as error:
             problem = str(error).removeprefix("options: ").partition(": ")[2]
             raise ValueError(f"{place}: {problem} (an option of {method!r})") from None
+
+
+def _read_later(table: Any) -> Later:
+    """Read what a study does inside the LLM behind its methods before it."""
+    if isinstance(table, Later):
+        return table
+    if not isinstance(table, Mapping):
+        raise ValueError(
+            f"later: {shown(table)} is no table; write later = {{ method = ..., budget = ... }}"
+        )
+    inside, name = methods.names("layers"), table.get("method")
+    if name not in inside:
+        near = near_names(str(name or ""), inside)
+        raise ValueError(f"later.method: {shown(name)} is no method inside the LLM. {near}")
+    given = dict(table)
+    own = {key: given.pop(key) for key in ("method", "budget") if key in given}
+    known = [*methods.get(name).options.model_fields, "method", "budget"]
+    _check_known("later.", given, known, f"the method {name!r}")
+    try:
+        return Later.model_validate({**own, "options": given})
+    except ValidationError as error:
+        raise ValueError(f"later: {explain(error, Later)}") from None
 
 
 def _table_of(

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resprune import methods
 from resprune.budget import Count, Energy, Ratio
+from resprune.options import Positions
 from resprune.setting import Setting
-from tuner.search.section import Range, SearchSection
+from tuner.search.section import Range, SearchSection, WholeRange
 
-Params = dict[str, float | int | str]
+Params = dict[str, bool | float | int | str]
 
 
 class Space:
@@ -20,14 +22,20 @@ class Space:
         search: The study's search table.
         method: One of its methods.
         budgets: The study's budgets.
+        positions: The method's own positions on the model, where the study leaves them out.
     """
 
     def __init__(
-        self, search: SearchSection, method: str, budgets: Sequence[Count | Ratio | Energy]
+        self,
+        search: SearchSection,
+        method: str,
+        budgets: Sequence[Count | Ratio | Energy],
+        positions: Positions = "keep",
     ) -> None:
         self.method = method
         self._ranges = search.options[method]
-        self._positions = search.positions
+        self._positions = (positions,) if search.positions is None else search.positions
+        self._later = search.later if methods.get(method).stage == "tokens" else None
         self.budgets = {label_of(budget): budget for budget in budgets}
         """The budgets by their name in trials."""
 
@@ -38,7 +46,31 @@ class Space:
             for name, values in self._ranges.items()
             if not isinstance(values, Range)
         }
-        return Setting.of(self.method, budget, positions=self._positions[0], **first)
+        setting = Setting.of(self.method, budget, positions=self._positions[0], **first)
+        return setting.model_copy(update={"later": self._later})
+
+    def ends(self, budget: Count | Ratio | Energy) -> dict[str, list[Setting]]:
+        """Return the base with each option at what the study lists, or the ends of its range.
+
+        Args:
+            budget: The budget.
+
+        Returns:
+            By the option's name.
+        """
+        base = self.base(budget)
+        return {
+            name: [
+                base.with_options(**{name: value})
+                for value in ((values.low, values.high) if isinstance(values, Range) else values)
+            ]
+            for name, values in self._ranges.items()
+        }
+
+    @property
+    def positions(self) -> tuple[Positions, ...]:
+        """The position policies that are tried."""
+        return self._positions
 
     @property
     def size(self) -> int:
@@ -57,11 +89,17 @@ class Space:
 
     def distributions(self) -> dict[str, Any]:
         """Return the space as Optuna's distributions; what has one value only is not in it."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
 
         space: dict[str, Any] = {}
         for name, values in self._ranges.items():
-            if isinstance(values, Range):
+            if isinstance(values, WholeRange):
+                space[name] = IntDistribution(values.low, values.high, step=values.step)
+            elif isinstance(values, Range):
                 space[name] = FloatDistribution(values.low, values.high, step=values.step)
             elif len(values) > 1:
                 space[name] = CategoricalDistribution(list(values))

@@ -25,6 +25,8 @@ from tuner.search.storage import journal
 if TYPE_CHECKING:
     import optuna
 
+Evaluate = Callable[[Setting], tuple[float, int, float]]
+"""Gives a setting's mean score, its mean count of tokens left, and its cost."""
 _MOST_REPEATS = 40  # draws of a setting that was tried already, before it is tried again
 
 
@@ -66,30 +68,31 @@ class MethodSearch:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == optuna.trial.TrialState.RUNNING:  # cut short, and drawn again
                 self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if any("tokens" not in trial.user_attrs for trial in self._complete()):
+        if any("cost" not in trial.user_attrs for trial in self._complete()):
             raise StudyError(
                 f"study {name!r}: its journal was written by an older version; move the run folder "
                 "away, or give --runs another"
             )
 
-    def step(self, evaluate: Callable[[Setting], tuple[float, int]], floor: float | None) -> None:
+    def step(self, evaluate: Evaluate, floor: float | None) -> None:
         """Run one trial.
 
         Args:
-            evaluate: Scores a setting on the tune split: its mean score and mean count of tokens.
+            evaluate: Scores a setting on the tune split.
             floor: Mean score that trials must reach, None where there is none.
         """
         import optuna
 
         trial = self._ask()
         begin = time.perf_counter()
-        score, tokens = evaluate(self.space.setting(trial.params))
+        score, tokens, cost = evaluate(self.space.setting(trial.params))
         trial.set_user_attr("score", score)
         trial.set_user_attr("tokens", tokens)
+        trial.set_user_attr("cost", cost)
         trial.set_user_attr("seconds", round(time.perf_counter() - begin, 4))
         if floor is not None:
             trial.set_constraint("quality-floor", floor - score)
-        values = self._objective.values(score, tokens)
+        values = self._objective.values(score, cost)
         self._study.tell(trial, values, state=optuna.trial.TrialState.COMPLETE)
 
     @property
@@ -104,6 +107,7 @@ class MethodSearch:
                 number=number,
                 setting=self.space.setting(trial.params),
                 tokens=int(trial.user_attrs["tokens"]),
+                cost=float(trial.user_attrs["cost"]),
                 score=float(trial.user_attrs["score"]),
                 seconds=float(trial.user_attrs["seconds"]),
             )
@@ -217,7 +221,7 @@ class Search:
     def run(
         self,
         total: int,
-        evaluate: Callable[[Setting], tuple[float, int]],
+        evaluate: Evaluate,
         floor: float | None,
         report: Callable[[TrialResult, int], None],
     ) -> None:
@@ -225,7 +229,7 @@ class Search:
 
         Args:
             total: Trials of each method, those before an interruption included.
-            evaluate: Scores a setting on the tune split: its mean score and mean count of tokens.
+            evaluate: Scores a setting on the tune split.
             floor: Mean score that trials must reach, None where there is none.
             report: Told each trial, and how many are complete.
         """

@@ -114,17 +114,23 @@ def recommend(
     predictor = None if fitted is None else fitted.fit.predictor
     tune = opened.split("tune")
     means = {b: float(policy_scores(tune, p, predictor).mean()) for b, p in policies.items()}
-    tokens = {budget: opened.tokens(fixed(policy)) for budget, policy in policies.items()}
+    costs = {budget: opened.cost(fixed(policy)) for budget, policy in policies.items()}
     passed = {t.budget for t in certificate.certified} if certificate is not None else set()
-    # of budgets that keep the same count on average the better one stands for both
+    # of budgets that cost the same on average the better one stands for both
     ranked = sorted(means, key=lambda budget: (budget in passed, means[budget]))
-    by_tokens = {tokens[budget]: budget for budget in ranked}
-    count, reason = opened.study.study.objective.recommend(
+    by_cost = {costs[budget]: budget for budget in ranked}
+    names = {
+        cost: f"{opened.tokens(fixed(policies[b]))} tokens (cost {cost:g})"
+        for cost, b in by_cost.items()
+        if fixed(policies[b]).inside is not None
+    }
+    chosen, reason = opened.study.study.objective.recommend(
         Tuned(
-            {number: means[budget] for number, budget in by_tokens.items()},
+            {cost: means[budget] for cost, budget in by_cost.items()},
             unpruned_score,
             opened.bench.metric,
-            {tokens[budget] for budget in passed},
+            {costs[budget] for budget in passed},
+            names,
         )
     )
-    return (unpruned().budget if count is None else by_tokens[count]), reason
+    return (unpruned().budget if chosen is None else by_cost[chosen]), reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from tuner.results.schema import Curve
 from tuner.results.statistics import standard_error
 from tuner.scoring.split import Split
 from tuner.search.choose import Candidate
-from tuner.search.section import Range
+from tuner.search.section import Range, WholeRange
 from tuner.stages.opened import OpenedStudy
 
 Floats = npt.NDArray[np.float64]
@@ -57,10 +58,13 @@ def curved(opened: OpenedStudy, setting: Setting) -> dict[str, list[float]]:
             continue  # fixed by the study
         if name == "alpha":
             found[name] = list(opened.study.alpha.grid)
+        elif isinstance(values, WholeRange):
+            every = range(values.low, values.high + 1, values.step)
+            found[name] = [*every[:: math.ceil(len(every) / _POINTS)]]
         elif isinstance(values, Range):
             found[name] = np.linspace(values.low, values.high, _POINTS).round(6).tolist()
         else:
-            found[name] = sorted(map(float, values))
+            found[name] = sorted(v for v in values if not isinstance(v, str))
     return found
 
 

@@ -27,6 +27,8 @@ def kept_examples(split: Split, panels: Sequence[Panel], count: int) -> list[Kep
     Returns:
         The examples.
     """
+    if not panels:
+        return []
     answers = split.answers([panel.plans for panel in panels])
     labelled = all(sample.answers for sample in split.samples)
     whole = [] if labelled else split.answers([split.unpruned()])[0]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from resprune.budget import Ratio
-from resprune.setting import paper_default
+from resprune import methods
+from resprune.budget import Budget, Ratio
+from resprune.setting import Setting, paper_default
 from resprune.version import __version__
 from tuner.results.schema import Cost, FeatureWeight, ModelInfo, NounPipelineInfo, SplitInfo
 from tuner.search.trials import Search
@@ -51,6 +52,42 @@ def facts(
         ),
         "notes": [*notes, *_notes(opened, search)],
     }
+
+
+def inside_notes(
+    opened: OpenedStudy,
+    chosen: Mapping[Budget, Setting],
+    others: Mapping[Budget, Sequence[Setting]],
+) -> list[str]:
+    """Say what it means that chosen settings act inside the LLM; nothing where none does.
+
+    Args:
+        opened: The study.
+        chosen: The setting of each budget.
+        others: The settings of the other methods that were searched.
+    """
+    inside = {budget: setting for budget, setting in chosen.items() if setting.inside is not None}
+    if not inside:
+        return []
+    budgets = ", ".join(map(str, inside))
+    notes = [
+        f"What is exported at budget {budgets} acts inside the LLM: resprune.attach runs it on "
+        "transformers models; a server that runs the model in its own code (vLLM) cannot. What "
+        "it keeps is known only there, so no example draws it."
+    ]
+    tune = opened.split("tune")
+    for budget, setting in inside.items():
+        before = [other for other in others[budget] if other.inside is None]
+        before = [s for s in before if methods.get(s.method).stage == "tokens"]
+        if setting.later is None and before:
+            best = max(before, key=lambda other: float(tune.score(other).mean()))
+            scores = [float(tune.score(each).mean()) for each in (setting, best)]
+            notes.append(
+                f"At {budget} {setting.method} was chosen by its tune score {scores[0]:.3f}, at a "
+                f"cost of {opened.cost(setting):g} visual tokens a layer; {best.method}, before "
+                f"the LLM, scored {scores[1]:.3f} at {opened.cost(best):g}."
+            )
+    return notes
 
 
 def _environment(opened: OpenedStudy) -> dict[str, str]:

@@ -13,7 +13,7 @@ from resprune import NounExtractor, methods
 from resprune.backbones import Backbone
 from resprune.budget import Count, Energy, Ratio
 from resprune.errors import StudyError
-from resprune.plan import needs_of, signals_of
+from resprune.methods.layers import LayerMethod
 from resprune.setting import Setting, paper_default
 from tuner import tasks
 from tuner.progress import Progress, Silent
@@ -22,8 +22,8 @@ from tuner.scoring.bench import CACHE_FOLDER, Bench
 from tuner.scoring.model import load_backbone
 from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 from tuner.scoring.split import Split
-from tuner.search.space import Space
 from tuner.stages.claim import claim_test
+from tuner.stages.fits import check_model, spaces_of
 from tuner.study import StudyConfig
 from tuner.tasks import Sample, Task
 
@@ -78,9 +78,7 @@ class OpenedStudy:
                 batch_size=study.backbone.batch_size,
                 progress=self.progress.step,
             )
-        self.spaces = {
-            name: Space(study.search, name, study.budgets()) for name in study.search.method
-        }
+        self.spaces = spaces_of(study, self.backbone)
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +109,24 @@ class OpenedStudy:
 
     def tokens(self, setting: Setting) -> int:
         """Return the mean count of visual tokens that a setting keeps on the tune split."""
-        if isinstance(setting.budget, Count) and methods.get(setting.method).stage == "tokens":
+        known = methods.get(setting.method).stage == "tokens" and setting.later is None
+        if isinstance(setting.budget, Count) and known:
             return setting.budget.count
         return self.split("tune").tokens(setting)
+
+    def cost(self, setting: Setting) -> float:
+        """Return the visual tokens of the tune split averaged over decoder layers and samples."""
+        if setting.inside is None:
+            return float(self.tokens(setting))
+        return self.split("tune").cost(setting)
+
+    def notes(self, setting: Setting) -> tuple[str, ...]:
+        """Return what differs from how the setting's method inside the LLM was published."""
+        if setting.inside is None:
+            return ()
+        method = methods.get(setting.inside.method)
+        assert isinstance(method, LayerMethod)
+        return method.notes(setting.inside.options, self.bench.depth, setting.positions)
 
     def budgets(self) -> list[Budgets]:
         """Return the study's budgets, the one that keeps most first.
@@ -121,7 +134,11 @@ class OpenedStudy:
         Raises:
             StudyError: Two that keep the same count on average.
         """
-        tokens = {budget: self.tokens(self.paper(budget)) for budget in self.study.budgets()}
+        whole = {"later": None}  # which leaves one count whatever enters
+        tokens = {
+            budget: self.tokens(self.paper(budget).model_copy(update=whole))
+            for budget in self.study.budgets()
+        }
         ranked = sorted(tokens, key=lambda budget: -tokens[budget])
         for one, other in itertools.pairwise(ranked):
             if tokens[one] == tokens[other] and not isinstance(other, Energy):
@@ -154,42 +171,6 @@ class OpenedStudy:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-
-def check_model(study: StudyConfig, backbone: Backbone) -> None:
-    """Check what only the model can tell: budgets over T, and signals.
-
-    Raises:
-        ResPruneError: A budget over the fixed T, or a signal that the vision tower cannot give.
-    """
-    where, fixed = study.study.name, backbone.visual_tokens
-    for name, ranges in study.search.options.items():
-        base = Space(study.search, name, study.budgets()).base(study.budgets()[0])
-        listed = [
-            (key, v) for key, values in ranges.items() if isinstance(values, tuple) for v in values
-        ]
-        for setting in (base, *(base.with_options(**{key: value}) for key, value in listed)):
-            backbone.require_signals(signals_of(needs_of(setting), backbone.seed_signals))
-        if methods.get(name).stage == "image" and fixed is not None:
-            raise StudyError(
-                f"{where}: search.method: {name!r} is not comparable on this model, whose tower "
-                f"gives {fixed} visual tokens whatever the image's size; leave it out"
-            )
-    if fixed is None:
-        return
-    for budget in study.budgets():
-        most = {Count: "count", Energy: "most"}.get(type(budget))
-        if most is not None and getattr(budget, most) > fixed:
-            raise StudyError(
-                f"{where}: search.budget: {budget} is over the {fixed} visual tokens of this "
-                f"model; give counts from 1 to {fixed}"
-            )
-    for one, other in itertools.combinations(study.budgets(), 2):
-        if Energy not in (type(one), type(other)) and one.limit(fixed) == other.limit(fixed):
-            raise StudyError(
-                f"{where}: search.budget: {other} is {other.limit(fixed)} tokens, which {one} "
-                "already is; keep one of them"
-            )
 
 
 def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:

@@ -29,7 +29,7 @@ class Panel:
     Attributes:
         kind: Its row.
         settings: Setting used for each sample.
-        plans: What it keeps of each.
+        plans: What it keeps of each, before the LLM.
     """
 
     kind: RowKind
@@ -97,7 +97,8 @@ def report_split(
             by_prompt[budget] = _ByPrompt(policy, scores, arms.tolist(), outside, bounds)
         paper = opened.paper(budget)
         default = Panel("paper-default", [paper] * len(split), split.plans([paper])[0])
-        panels[budget] = [deployed, default]
+        # what is left inside the LLM is known only there
+        panels[budget] = [p for p in (deployed, default) if p.settings[0].inside is None]
     pairs = row_pairs(scored)
     for budget, each in by_prompt.items():
         pairs |= _adaptive_pairs(budget, each, best_fixed[budget], scored)
@@ -178,6 +179,8 @@ def rows_of(
             kind=kind,
             policy=policy,
             tokens=None if kind == "unpruned" else opened.tokens(fixed(policy)),
+            cost=None if kind == "unpruned" else opened.cost(fixed(policy)),
+            notes=opened.notes(fixed(policy)),
             score=intervals.of(scores),
             versus_unpruned=judged.get(("row", i, whole)),
             versus_strongest=judged.get(("row", i, strongest(scored, policy.budget))),
@@ -234,7 +237,7 @@ def verdicts(reported: Reported, budgets: Sequence[Budget], fitted: Fitted | Non
     exported = {row.policy.budget: row for row in reported.rows if row.kind == "tuned"}
     exported |= {row.policy.budget: row for row in reported.rows if row.kind == "adaptive"}
     found = [
-        f"{row.tokens} tokens: {name_of(row.kind, row.policy.method)} scores "
+        f"{row.tokens} tokens: {name_of(row.kind, row.policy.method, row.notes)} scores "
         f"{_said(row.versus_strongest)}, the strongest baseline."
         for row in exported.values()
         if row.versus_strongest is not None

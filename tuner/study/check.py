@@ -14,7 +14,8 @@ from tuner import tasks
 from tuner.scoring.model import is_local, load_backbone
 from tuner.scoring.overlap import PictureHashes, check_pictures
 from tuner.stages.claim import claim_test
-from tuner.stages.opened import check_model, load_samples
+from tuner.stages.fits import check_model
+from tuner.stages.opened import load_samples
 from tuner.study.schema import StudyConfig
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from resprune import methods
-from resprune.budget import Budget
+from resprune.budget import Budget, Ratio
 from resprune.errors import ConfigError, near_names
 from resprune.options import ALPHA_MAX
 from resprune.setting import Setting
@@ -23,6 +23,7 @@ from tuner.search.section import Listed, SearchSection
 
 Alpha = Annotated[float, Field(ge=0.0, le=ALPHA_MAX)]
 _Rising = AfterValidator(lambda values: tuple(sorted(values)))
+_MANY = 10**9  # tokens, of which a ratio is a share as near as it can be
 DEFAULT_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
@@ -269,6 +270,15 @@ class StudyConfig(StrictModel):
             except ConfigError as error:
                 problem = str(error).removeprefix("setting: ")
                 raise ValueError(f"search.budget: {budget}: {problem}") from None
+        later = self.search.later
+        for budget in self.budgets() if later is not None else ():
+            assert later is not None
+            alike = isinstance(budget, Ratio) == isinstance(later.budget, Ratio)
+            if alike and budget.limit(_MANY) < later.budget.limit(_MANY):
+                raise ValueError(
+                    f"search.budget: {budget} is below the {later.budget} that search.later "
+                    "leaves in the end; lower later.budget, or leave that budget out"
+                )
         if self.study.trials < len(self.budgets()):
             raise ValueError(
                 f"study.trials: {self.study.trials} are fewer than the {len(self.budgets())} "

@@ -102,6 +102,18 @@ class LayerMethod(Method[_O]):
         """Return the further layers before which ``visit`` is called, without dropping."""
         return frozenset()
 
+    def notes(self, options: _O, depth: int, positions: Positions) -> tuple[str, ...]:
+        """Return what differs from how it was published, in a word or two each.
+
+        Args:
+            options: Its options.
+            depth: Decoder layers L.
+            positions: Position policy.
+        """
+        scaled = () if depth == PUBLISHED_DEPTH else ("scaled",)
+        kept = positions == "keep" and self.published == "compact"
+        return (*scaled, "positions kept") if kept else scaled
+
     @abstractmethod
     def visit(self, view: LayerView, memory: dict[str, Any], options: _O) -> Drop | None:
         """Read the prompts before a layer, and choose what stays where the layer drops.
@@ -138,7 +150,7 @@ def scaled_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
         The same fraction of the depth, at least 1, distinct and rising.
 
     Raises:
-        ResPruneError: There are fewer than L - 1 places for them.
+        ResPruneError: They are more than the L - 1 places for them.
     """
     found: list[int] = []
     for layer in layers:

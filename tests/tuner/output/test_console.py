@@ -22,7 +22,9 @@ def said(console):
 
 def trial(number, budget, alpha, score):
     setting = Setting.of("resprune", budget, alpha=alpha)
-    return TrialResult(number=number, setting=setting, tokens=budget, score=score, seconds=1.0)
+    return TrialResult(
+        number=number, setting=setting, tokens=budget, cost=budget, score=score, seconds=1
+    )
 
 
 def test_the_answer_has_a_row_for_each_budget(console, results):

@@ -52,7 +52,7 @@ def score(setting):
 
 
 def evaluate(setting):
-    return score(setting), setting.budget.count
+    return score(setting), setting.budget.count, float(setting.budget.count)
 
 
 def run(search, total=24, evaluate=evaluate, floor=None):
@@ -233,6 +233,14 @@ def test_quality_floor_sets_a_constraint(tmp_path):
         assert trial.values == [trial.user_attrs["tokens"]]
 
 
+def test_what_a_trial_costs_and_not_what_it_keeps_is_told(tmp_path):
+    search = search_of(tmp_path, study(alpha=[0.5]))
+    run(search, total=3, evaluate=lambda s: (0.5, s.budget.count, 4.0 * s.budget.count))
+    assert [(t.tokens, t.cost) for t in search.trials()] == [(n, 4.0 * n) for n in BUDGETS]
+    trials = search._searches["resprune"]._study.get_trials()
+    assert [t.values for t in trials] == [[0.5, 4.0 * n] for n in BUDGETS]
+
+
 def test_a_default_outside_the_space_is_not_tried(tmp_path):
     search = run(search_of(tmp_path, study(alpha=[0.0, 2.0])), total=4)
     assert {t.setting.option("alpha") for t in search.trials()} <= {0.0, 2.0}
@@ -251,7 +259,7 @@ def test_importances_find_the_parameter_that_matters(tmp_path):
     search = run(
         search_of(tmp_path),
         total=40,
-        evaluate=lambda s: (-((s.option("alpha") - 1) ** 2), s.budget.count),
+        evaluate=lambda s: (-((s.option("alpha") - 1) ** 2), s.budget.count, s.budget.count),
     )
     importances = search.importances()["resprune"]
     assert max(importances, key=importances.get) == "alpha"

@@ -52,6 +52,7 @@ def study(tmp_path, tune, certify):
         bench=SimpleNamespace(metric=metrics.get("score"), model_key="model"),
         split=splits.__getitem__,
         tokens=lambda setting: setting.budget.count,
+        cost=lambda setting: float(setting.budget.count),
         run_dir=tmp_path,
         seed=0,
     )
@@ -79,6 +80,19 @@ def test_the_cheapest_certified_policy_is_recommended(tmp_path):
     assert counts(certificate) == [98, 43, 11]
     assert counts(certificate, certified=True) == [98, 43]
     assert recommend(opened, POLICIES, None, 1.0, certificate)[0].count == 43
+
+
+def test_the_least_cost_is_recommended(tmp_path):
+    opened = study(tmp_path, {98: 0, 43: 3, 11: 3}, {98: 0, 43: 6, 11: 6})
+    policies = {**POLICIES, (inside := Setting.of("fastv", 11)).budget: inside}
+    opened.cost = lambda setting: 57.25 if setting == inside else float(setting.budget.count)
+    certificate = certify_policies(opened, policies, None)
+    assert counts(certificate, certified=True) == [98, 43, 11]
+    budget, reason = recommend(opened, policies, None, 1.0, certificate)
+    assert (budget.count, reason) == (43, "43 tokens is the smallest certified budget.")
+    opened.cost = lambda setting: 20.5 if setting == inside else float(setting.budget.count)
+    budget, reason = recommend(opened, policies, None, 1.0, certificate)
+    assert (budget.count, reason[:21]) == (11, "11 tokens (cost 20.5)")
 
 
 def test_an_opened_split_is_not_opened_for_other_choices(tmp_path):

@@ -45,7 +45,10 @@ def scored():
 @pytest.fixture
 def opened():
     return SimpleNamespace(
-        intervals=lambda split: Intervals(IMAGES), tokens=lambda setting: setting.budget.count
+        intervals=lambda split: Intervals(IMAGES),
+        tokens=lambda setting: setting.budget.count,
+        cost=lambda setting: float(setting.budget.count),
+        notes=lambda setting: (),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from resprune.setting import Setting, fixed
+from tuner.output.frame import acts_inside
 from tuner.output.wording import Scale, kept_text, option_word, policy_text
 from tuner.results.rows import BASELINES, KINDS, RowKind
 from tuner.results.schema import Curve, Results, TrialResult
@@ -37,9 +38,9 @@ def safe(text: object) -> str:
 
 
 def front(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Return the trials that no other beats, fewest tokens first (the Pareto front)."""
+    """Return the trials that no other beats, least cost first (the Pareto front)."""
     best: list[TrialResult] = []
-    for trial in sorted(trials, key=lambda t: (t.tokens, -t.score)):
+    for trial in sorted(trials, key=lambda t: (t.cost, -t.score)):
         if not best or trial.score > best[-1].score:
             best.append(trial)
     return best
@@ -51,18 +52,18 @@ def pareto(results: Results, report: pd.DataFrame, scale: Scale) -> Figure:
     spread = np.random.default_rng(0).uniform(1 - _SPREAD, 1 + _SPREAD, len(trials))
     dots = _trace(
         "Trial, tune split",
-        [trial.tokens * aside for trial, aside in zip(trials, spread, strict=True)],
+        [trial.cost * aside for trial, aside in zip(trials, spread, strict=True)],
         [trial.score for trial in trials],
         scale,
         [f"trial {trial.number}: {policy_text(trial.setting)}" for trial in trials],
     )
-    x, y = [trial.tokens for trial in best], [trial.score for trial in best]
+    x, y = [trial.cost for trial in best], [trial.score for trial in best]
     line = _trace("Best trials (the front)", x, y, scale)
     data = [
         dots | {"marker": {"color": "#c3ccd6", "size": 6}},
         line | {"mode": "lines", "hoverinfo": "skip", "line": {"color": "#9aa9b8"}},
     ]
-    shown = report[report.tokens > 0]
+    shown = report[report.cost > 0]
     series = [
         points
         for kind in KINDS
@@ -85,8 +86,9 @@ def pareto(results: Results, report: pd.DataFrame, scale: Scale) -> Figure:
         data.append(_points(whole, scale))
         shapes.append(_rule("unpruned", xref="paper", x0=0, x1=1, y0=data[-1]["y"][0]))
     # one tick a budget; counts of single trials would be too many where they follow the image
-    ticks = sorted({int(n) for n in (*shown[shown.exported].tokens, *whole.tokens)})
-    x_axis = _axis("visual tokens kept per image (log scale)")
+    ticks = sorted({round(n) for n in (*shown[shown.exported].cost, *whole.cost)})
+    where = "averaged over the LLM's layers" if acts_inside(report) else "kept per image"
+    x_axis = _axis(f"visual tokens {where} (log scale)")
     x_axis |= {"type": "log", "tickvals": ticks, "ticktext": [str(n) for n in ticks]}
     return _figure(540, data, x_axis, _score_axis(scale), shapes=shapes, showlegend=True)
 
@@ -115,7 +117,7 @@ def curves(results: Results, scale: Scale, option: str, split: str) -> list[tupl
         ]
         data = [_curve(c, names, values, scale) for c in lines]
         best = max(pair for c in lines for pair in zip(c.scores, c.values, strict=True))[1]
-        caption = kept_text(budget, first.tokens, results.model.visual_tokens)
+        caption = kept_text(first.setting, first.tokens, results.model.visual_tokens)
         caption += f", best at {best:g}" + (f": {names[0]}" if len(names) == 1 else "")
         figure = _figure(300, data, x_axis, y_axis, shapes=shapes, showlegend=len(names) > 1)
         found.append((caption, figure))
@@ -176,7 +178,7 @@ def _points(points: pd.DataFrame, scale: Scale, aside: float = 1.0) -> Figure:
     first, means = points.iloc[0], points["mean"]
     kind = KINDS[first.kind]
     texts = points.kept + ": " + points.setting
-    return _trace(first.label, points.tokens * aside, means, scale, texts) | {
+    return _trace(first.label, points.cost * aside, means, scale, texts) | {
         "marker": {"color": kind.color, "symbol": kind.symbols[0], "size": 10},
         "error_y": {
             "symmetric": False,
