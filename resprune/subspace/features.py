@@ -7,8 +7,11 @@ from torch import Tensor
 
 from resprune.subspace.gram import check_finite, gram_matrix, unit_rows, working_dtype
 
-_SMALL = 2**25  # T x T x d up to which the whole Gram matrix is the cheapest way
-_SMALL_SHARED = 1024  # the same where several settings share it
+_SMALL = 256  # tokens up to which the whole Gram matrix may be the cheapest way
+# it is where picks alone cost more: each a pass over the features, and the fixed time of so many
+# numbers; a matrix product takes a third of the time for a number
+_FIXED, _PRODUCT = 2**20, 3
+_SMALL_SHARED = 1024  # tokens up to which it is where several settings share it
 _STRIP = 64  # columns at once: reading all features for one costs nearly as much
 
 
@@ -21,14 +24,19 @@ class Features:
         at_hand: Whether the columns of the Gram matrix cost little or are shared.
     """
 
-    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
-        """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand.
+    def __init__(self, tokens: Tensor, picks: int, gram: Tensor | None = None) -> None:
+        """Take the tokens of one image.
+
+        Args:
+            tokens: Shape (T, d).
+            picks: How many will be asked for.
+            gram: Their Gram matrix, where it is at hand.
 
         Raises:
             ResPruneError: A token that is not finite.
         """
         self.dtype = working_dtype(tokens)
-        self._tokens, self._rows = tokens, tokens.to(self.dtype)
+        self._tokens, self._rows, self._picks = tokens, tokens.to(self.dtype), picks
         norms = torch.linalg.vector_norm(self._rows, dim=1)
         # Copying T x d numbers to scale them costs as much as a pick; scale the products instead,
         # except where squares leave the range of the dtype.
@@ -43,20 +51,21 @@ class Features:
         else:
             self.norms = norms.double()
             self._inverse = torch.where(norms > 0, 1 / norms, 0)
-        if gram is None and self._is_small(*tokens.shape):
+        if gram is None and self._is_small(*tokens.shape, picks):
             gram = gram_matrix(tokens)
         self._gram = None if gram is None else gram.to(self.dtype)
         self._double: Features | None = None
         self.at_hand = self._gram is not None
 
     @staticmethod
-    def _is_small(count: int, width: int) -> bool:
-        return count * count * width <= _SMALL
+    def _is_small(count: int, width: int, picks: int) -> bool:
+        alone = picks * (_FIXED + count * width)
+        return count <= _SMALL and _PRODUCT * alone >= count * count * width
 
     def in_double(self) -> Features:
         """The same image with inner products in float64."""
         if self._double is None:
-            self._double = type(self)(self._tokens.double())
+            self._double = type(self)(self._tokens.double(), self._picks)
         return self._double
 
     def block(self, indices: Tensor, soon: Tensor) -> Tensor:
@@ -98,16 +107,16 @@ class Features:
 class SharedFeatures(Features):
     """The unit rows of one image that several settings order: what one asked for is kept."""
 
-    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
+    def __init__(self, tokens: Tensor, picks: int, gram: Tensor | None = None) -> None:
         """As ``Features``."""
-        super().__init__(tokens, gram)
+        super().__init__(tokens, picks, gram)
         self._kept = torch.empty(0, len(tokens), dtype=self.dtype)
         self._slot = torch.full((len(tokens),), -1)
         self._used = 0
         self.at_hand = True
 
     @staticmethod
-    def _is_small(count: int, width: int) -> bool:
+    def _is_small(count: int, width: int, picks: int) -> bool:
         return count <= _SMALL_SHARED
 
     def columns(self, indices: Tensor) -> Tensor:

@@ -26,15 +26,15 @@ Floats = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
 _ALL_WITH_GRAM = 1024  # tokens that are all candidates where their inner products cost nothing
-_FEWEST_CANDIDATES = 24
+_FEWEST_CANDIDATES, _MOST_CANDIDATES_OF_FEW = 24, 64
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
 
-_AHEAD = 2
-_PART = 0.5
-_WIDE = 0.8
-_BLOCK = 4
-_CANDIDATES_PER_PICK = 16
-_RECENT = 3
+_AHEAD = 2  # candidates a pick that is still to be made
+_PART = 0.5  # part of a block's candidates that must be up to date
+_WIDE = 0.8  # part of the tokens from which gathering them costs more than taking all
+# a block costs as much time as this many picks alone, and one more for so many candidates
+_BLOCK, _CANDIDATES_PER_PICK = 4, 16
+_RECENT = 3  # picks from which the fall of the scores is taken
 
 _SOON = 128  # tokens beyond the candidates that a shared image may compute ahead
 
@@ -114,7 +114,9 @@ class _Expansion:
         count = len(worth)
         self.candidates = count
         if not features.at_hand or count > _ALL_WITH_GRAM:
-            self.candidates = max(64, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
+            self.candidates = max(
+                _MOST_CANDIDATES_OF_FEW, int(_CANDIDATES_PER_ROOT * math.sqrt(count))
+            )
         self.restart()
 
     def restart(self) -> None:
@@ -122,7 +124,7 @@ class _Expansion:
         count = len(self.worth)
         self.subspace: list[int] = []
         energy = (self.features.norms > 0).to(self.features.dtype).numpy()
-        self.factor: Floats = np.empty((self.steps, count), dtype=energy.dtype)
+        self.factor: Floats = np.zeros((self.steps, count), dtype=energy.dtype)
         self.triangle: Floats = np.zeros((self.steps, self.steps), dtype=energy.dtype)
         self.depth = np.zeros(count, dtype=np.int64)
         self.alone = not self.features.at_hand
@@ -149,7 +151,10 @@ class _Expansion:
         if len(self.order) >= self.steps:
             return
         depth, added = len(self.subspace), len(block.spanning)
-        if not self.features.at_hand and len(block.picks) < _BLOCK + len(chosen) / _CANDIDATES_PER_PICK:
+        if (
+            not self.features.at_hand
+            and len(block.picks) < _BLOCK + len(chosen) / _CANDIDATES_PER_PICK
+        ):
             self.alone, self.best = True, []
         if added:
             # The candidates went along with the picks; the others may stay behind.
@@ -227,7 +232,6 @@ class _Expansion:
         picks = len(recent) * math.log(outside / top) / math.log(top / recent[0])
         return picks > cost
 
-    def _candidates(self) -> _Candidates | None:
     def _candidates(self) -> _Candidates | None:
         """The best tokens by score then index, brought up to date; None if all are exhausted."""
         want = self._want()
