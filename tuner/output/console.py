@@ -32,6 +32,9 @@ _TITLES = {
     "pilot": "Pilot on the tune split",
     "certify": "Testing what was chosen on the certify split",
     "report": "Scoring what was chosen on the report split",
+    "plans": "Measuring what plans leave",
+    "outcomes": "Answering every plan",
+    "correlations": "Correlating",
     "efficiency": "Measuring speed and memory",
 }
 
