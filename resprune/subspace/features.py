@@ -51,7 +51,7 @@ class Features:
         else:
             self.norms = norms.double()
             self._inverse = torch.where(norms > 0, 1 / norms, 0)
-        if gram is None and self._is_small(*tokens.shape, picks):
+        if gram is None and self._is_small(len(tokens), tokens.shape[1], picks):
             gram = gram_matrix(tokens)
         self._gram = None if gram is None else gram.to(self.dtype)
         self._double: Features | None = None

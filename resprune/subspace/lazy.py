@@ -6,7 +6,8 @@ brought up to date (a matrix product and a triangular solve), but only those who
 so high that they may be among the next candidates: for the others the stale score is bound enough.
 Where the recurrence reads the (T, d) features once a pick, this reads a part of them once a block.
 
-Where scores fall so fast that blocks make few picks, tokens are picked alone, as the recurrence does.
+Where scores fall so fast that blocks make few picks, tokens are picked alone, as the recurrence
+does.
 
 For the CPU: the steps among candidates run in numpy, whose calls cost less than torch's.
 """
