@@ -105,6 +105,7 @@ def model_info(opened: OpenedStudy) -> ModelInfo:
         revision=section.revision,
         visual_tokens=backbone.visual_tokens,
         width=backbone.width,
+        text_model=section.text_model,
     )
 
 

@@ -135,12 +135,15 @@ class OpenedStudy:
         return self.split("tune").cost(setting)
 
     def notes(self, setting: Setting) -> tuple[str, ...]:
-        """Return what differs from how the setting's method inside the LLM was published."""
+        """Return what differs from how the setting's methods were published."""
+        missing = methods.get(setting.method).stand_ins
+        found = tuple(missing.values()) if self.backbone.text_model is None else ()
         if setting.inside is None:
-            return ()
+            return found
         method = methods.get(setting.inside.method)
         assert isinstance(method, LayerMethod)
-        return method.notes(setting.inside.options, self.bench.depth, setting.positions)
+        inside = method.notes(setting.inside.options, self.bench.depth, setting.positions)
+        return (*found, *inside)
 
     def budgets(self) -> list[Budgets]:
         """Return the study's budgets, the one that keeps most first.
