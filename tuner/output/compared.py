@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from resprune.errors import StudyError
 from resprune.files import write_text
 from tuner.output import wording
 from tuner.output.comparing import across, heat
+from tuner.output.plots import Plots
 from tuner.output.templates import environment
 from tuner.output.wording import Scale, policy_text
 from tuner.results.compared import COMPARED_FILE, Basis, Compared, ComparedRow
@@ -218,17 +218,7 @@ def to_markdown(found: Compared) -> str:
 
 def to_page(found: Compared) -> str:
     """Return one HTML page that loads nothing."""
-    from plotly.offline import get_plotlyjs
-
     scale = Scale.of_metric(found.study["task"]["metric"])
-    drawn: list[dict[str, Any]] = []
-
-    def figure(what: dict[str, Any]) -> Markup:
-        drawn.append(what)
-        return Markup(
-            '<figure><div id="figure-{}" class="plot" style="height:{}px"></div></figure>'
-        ).format(len(drawn) - 1, what["layout"]["height"])
-
     figures = [
         (caption, across(found, scale, axis))
         for axis, caption in (
@@ -258,9 +248,7 @@ def to_page(found: Compared) -> str:
             note=NOTE,
             device="" if found.efficiency is None else found.efficiency.device,
             duration=wording.duration(sum(found.seconds.values())),
-            figure=figure,
-            drawn=drawn,
-            plotly=Markup(get_plotlyjs()),
+            **Plots().script(),
         )
     )
 

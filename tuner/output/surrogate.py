@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from resprune.errors import StudyError
 from resprune.files import write_text
+from tuner.output.plots import Plots
 from tuner.output.templates import environment
 from tuner.output.wording import MINUS
 from tuner.results.schema import Interval
@@ -93,16 +93,6 @@ def write_surrogate(found: Surrogate, run_dir: Path) -> None:
 
 def to_page(found: Surrogate) -> str:
     """Return one HTML page that loads nothing."""
-    from plotly.offline import get_plotlyjs
-
-    drawn: list[dict[str, Any]] = []
-
-    def figure(what: dict[str, Any]) -> Markup:
-        drawn.append(what)
-        return Markup(
-            '<figure><div id="figure-{}" class="plot" style="height:{}px"></div></figure>'
-        ).format(len(drawn) - 1, what["layout"]["height"])
-
     return (
         environment("surrogate.html.j2")
         .get_template("surrogate.html.j2")
@@ -113,9 +103,7 @@ def to_page(found: Surrogate) -> str:
             parts=[(outcome, dots(found, outcome), _table(found, outcome)) for outcome in OUTCOMES],
             verdicts=verdicts(found),
             note=NOTE,
-            figure=figure,
-            drawn=drawn,
-            plotly=Markup(get_plotlyjs()),
+            **Plots().script(),
         )
     )
 
