@@ -55,8 +55,7 @@ def verdict(found: Surrogate, outcome: Outcome, plans: str) -> str:
 
 def verdicts(found: Surrogate) -> list[str]:
     """Say it of every group of plans and outcome, the residual's rows."""
-    groups = dict.fromkeys(row.plans for row in found.rows if not row.plans.startswith("resprune"))
-    return [verdict(found, outcome, plans) for outcome in OUTCOMES for plans in groups]
+    return [verdict(found, outcome, plans) for outcome in OUTCOMES for plans in _budgets(found)]
 
 
 def show_surrogate(found: Surrogate, run_dir: Path, console: Console) -> None:
@@ -110,7 +109,7 @@ def to_page(found: Surrogate) -> str:
 
 def dots(found: Surrogate, outcome: Outcome) -> dict[str, Any]:
     """Draw the mean rho within samples of every measure, a colour a group of plans."""
-    groups = list(dict.fromkeys(row.plans for row in found.rows))
+    groups = _budgets(found)  # those of ResPrune's options alone are in the table
     names = [m for m in NAMES if any(row.measure == m for row in found.rows)]
     data = []
     for place, group in enumerate(groups):
@@ -154,6 +153,11 @@ def dots(found: Surrogate, outcome: Outcome) -> dict[str, Any]:
             "showlegend": True,
         },
     }
+
+
+def _budgets(found: Surrogate) -> list[str]:
+    names = dict.fromkeys(row.plans for row in found.rows)
+    return [name for name in names if not name.startswith("resprune")]
 
 
 def _table(found: Surrogate, outcome: Outcome) -> list[list[str]]:
