@@ -1,4 +1,4 @@
-"""Time the selection: ``python benchmarks/selection.py --out docs/performance``.
+"""Time the selection: ``python -m benchmarks.selection --out docs/performance``.
 
 Compares ``greedy_order`` with textbook Gram-Schmidt, with the same picks from the full Gram matrix,
 and with the rivals that choose before the LLM; measures sweeps over (alpha, seed) and growth with
@@ -25,13 +25,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.photographs import PHOTOGRAPHS, photograph_tokens
 from resprune import methods
 from resprune.files import write_text
-from resprune.methods import MethodOptions, SelectionInput
+from resprune.methods import Inputs
 from resprune.subspace import gram_matrix, greedy_order, greedy_order_batch
 
 SHAPES = [
     (196, 128, 43),
+    (196, 1024, 22),
+    (196, 4096, 8),
+    (196, 4096, 22),
+    (196, 4096, 64),
+    (576, 1024, 64),
+    (576, 4096, 8),
+    (576, 4096, 22),
     (576, 4096, 64),
     (576, 4096, 128),
     (576, 4096, 192),
@@ -47,11 +55,12 @@ GREEDY_RIVALS = ("divprune", "cdpruner", "scope", "vispruner")
 OTHER_RIVALS = ("cls_attention", "visionzip")
 LARGEST_SQUARE = 4096  # tokens up to which rivals that compare all pairs are run
 LARGEST_BATCHED = 4096  # 16 larger images would take 7 GB
+KINDS = ("photographs", "correlated", "independent")
 Timings = dict[str, float]
 
 
-def image(kind: str, count: int, width: int, seed: int = 0) -> SelectionInput:
-    """An image of ``independent`` Gaussian tokens, or of ``correlated`` ones.
+def image(kind: str, count: int, width: int, seed: int = 0) -> Inputs:
+    """An image of ``independent`` Gaussian tokens, of ``correlated`` ones, or a photograph.
 
     Correlated tokens share a mean (mean cosine near 0.5), lie in clusters of twelve and have a
     falling spectrum, so scores collapse as they do on features of a vision tower.
@@ -61,7 +70,9 @@ def image(kind: str, count: int, width: int, seed: int = 0) -> SelectionInput:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    if kind == "independent":
+    if kind == "photographs":
+        tokens = photograph_tokens(PHOTOGRAPHS[seed % len(PHOTOGRAPHS)], count, width).clone()
+    elif kind == "independent":
         tokens = normal(count, width)
     else:
         rank = max(1, width // 4)
@@ -70,10 +81,16 @@ def image(kind: str, count: int, width: int, seed: int = 0) -> SelectionInput:
         clusters = 0.15 * normal(max(1, count // 12), width)
         tokens += clusters[torch.randint(0, len(clusters), (count,), generator=generator)]
         tokens += 0.25 * normal(width) + 0.05 * normal(count, width)
-    tokens *= 1 + 0.3 * torch.rand(count, 1, generator=generator)
+    if kind != "photographs":
+        tokens *= 1 + 0.3 * torch.rand(count, 1, generator=generator)
     relevance = torch.rand(count, generator=generator).clamp_min(0.01)
     attention = torch.rand(count, generator=generator) ** 4
-    return SelectionInput(tokens, relevance, {"cls_attention": attention})
+    return Inputs(tokens, relevance, {"cls_attention": attention})
+
+
+def has(kind: str, count: int) -> bool:
+    """Whether there are images of a kind with so many tokens."""
+    return kind != "photographs" or math.isqrt(count) ** 2 == count
 
 
 def gram_schmidt(tokens: Tensor, weights: Tensor, k: int) -> Tensor:
@@ -171,7 +188,7 @@ def time_shape(shape: tuple[int, int, int], kind: str, batch: int, args: Any) ->
         if count > LARGEST_SQUARE and name in GREEDY_RIVALS:
             continue
         method = methods.get(name)
-        runs[name] = partial(method.select, inputs, k, MethodOptions())
+        runs[name] = partial(method.select, inputs, k, method.options())
     if "cdpruner" in runs:  # as published; the method here runs on the lazy path itself
         runs["cdpruner"] = lambda: full_gram(tokens, weights, k)
     return medians(runs, args.repeats)
@@ -337,7 +354,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/performance"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--kinds", nargs="+", default=["independent", "correlated"])
+    parser.add_argument(
+        "--kinds", nargs="+", default=["photographs", "correlated", "independent"], choices=KINDS
+    )
+    parser.add_argument("--no-growth", action="store_true", help="leave the figure as it is")
     parser.add_argument(
         "--largest", type=int, default=16384, help="leave out shapes of more tokens"
     )
@@ -355,25 +375,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             for batch in (1, 16) if shape[0] <= LARGEST_BATCHED else (1,):
                 # Of the largest shape one kind: textbook Gram-Schmidt takes most of a minute.
                 enough = shape[0] > LARGEST_SQUARE and kind != args.kinds[-1]
-                if shape[0] <= args.largest and not enough:
+                if shape[0] <= args.largest and not enough and has(kind, shape[0]):
                     took = time_shape(shape, kind, batch, args)
                     row = {"shape": shape, "kind": kind, "threads": threads, "batch": batch}
                     row |= {"ms": took, **bounds(*shape, rates)}
                     result["shapes"].append(row)
                     print(json.dumps(row), flush=True)
         if threads == args.threads[0]:
-            for shape in SWEEPS:
+            for shape in (s for s in SWEEPS if s[0] <= args.largest and has(kind, s[0])):
                 took = time_sweep(shape, kind, args.repeats)
                 result["sweeps"].append({"shape": shape, "kind": kind, "ms": took})
                 print(json.dumps(result["sweeps"][-1]), flush=True)
     torch.set_num_threads(args.threads[0])
     rates = machine_rates()
-    result["growth"] = growth(args.kinds[-1], args.repeats)
+    result["growth"] = [] if args.no_growth else growth(args.kinds[-1], args.repeats)
     for row in result["growth"]:
         row |= bounds(row["T"], row["d"], row["k"], rates)
     result["load_at_end"] = round(os.getloadavg()[0], 2)
     args.out.mkdir(parents=True, exist_ok=True)
-    texts = {"json": json.dumps(result), "md": markdown(result), "svg": figure(result)}
+    texts = {"json": json.dumps(result), "md": markdown(result)}
+    if result["growth"]:
+        texts["svg"] = figure(result)
     for suffix, text in texts.items():
         write_text(args.out / f"selection.{suffix}", text)
     print(texts["md"])

@@ -50,6 +50,7 @@ class BackboneRef(StrictModel):
         revision: Hub revision, or None.
         width: Width d of the LLM's input embeddings; another width is an error.
         visual_tokens: Visual tokens T of an image where the family fixes it, else None.
+        text_model: CLIP checkpoint that ``attach`` loads for ``cdpruner``, or None.
     """
 
     family: str
@@ -57,6 +58,7 @@ class BackboneRef(StrictModel):
     revision: str | None = None
     width: int | None = Field(default=None, ge=1)
     visual_tokens: int | None = Field(default=None, ge=1)
+    text_model: str | None = None
 
 
 class NounOptions(StrictModel):

@@ -337,11 +337,14 @@ def inputs_of(
     if "relevance" in methods.get(setting.method).needs(options):
         assert prompt is not None
         relevance = relevance_of(visual, prompt, options.relevance, cosines)
+    extras = visual.extras
+    if prompt is not None and prompt.text_embeds is not None:
+        extras = {**extras, "text_embeds": prompt.text_embeds}
     return Inputs(
         visual.tokens,
         relevance,
         visual.signals,
-        visual.extras,
+        extras,
         visual.tile_row_column(),
         key,
     )

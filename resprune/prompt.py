@@ -30,6 +30,8 @@ class Prompt:
         embeddings: Their embeddings in the LLM's input-embedding space, shape (L, d).
         ranks: Their tokenizer ranks in [0, 1].
         norms: Their embedding norms relative to the table's mean.
+        text_embeds: What the backbone's text model makes of the question, shape (L', c); None
+            without one.
     """
 
     question: str
@@ -39,6 +41,7 @@ class Prompt:
     embeddings: Tensor
     ranks: list[float]
     norms: list[float]
+    text_embeds: Tensor | None = None
 
     def context(self, cosines: Tensor | None = None) -> PromptContext:
         """Return what the alpha predictor's features are made from.
@@ -93,6 +96,7 @@ class PromptReader:
             self._cache.move_to_end(question)
             return self._cache[question]
         spans = self.extractor.spans(question)
+        text_model = self.backbone.text_model
         ranks, norms = self.backbone.noun_rarity(question, spans)
         prompt = Prompt(
             question=question,
@@ -102,6 +106,7 @@ class PromptReader:
             embeddings=self.backbone.noun_embeddings(question, spans),
             ranks=ranks,
             norms=norms,
+            text_embeds=None if text_model is None else text_model.embed(question),
         )
         self._cache[question] = prompt
         if len(self._cache) > self._cache_size:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from resprune.errors import ResPruneError
-from tuner import cli_bench, cli_claims
+from tuner import cli_bench, cli_claims, cli_compare, cli_paper, cli_surrogate
 from tuner.cli_common import (
     AsJson,
     StudyName,
@@ -249,6 +249,9 @@ def predict(
 app.command()(cli_claims.plan)
 app.command()(cli_claims.certify)
 app.command()(cli_bench.bench)
+app.command()(cli_compare.compare)
+app.command()(cli_surrogate.surrogate)
+app.command()(cli_paper.paper)
 
 
 @app.command()

@@ -55,9 +55,9 @@ def run_study(study: StudyConfig, runs: Path, progress: Progress | None = None) 
 
     run_dir = runs / study.study.name
     with only_one(run_dir):
-        _check_same(study, run_dir)
+        check_same(study, run_dir)
         with OpenedStudy(study, run_dir, progress) as opened:
-            _keep_study(study, run_dir)  # not before what it names is known to be there
+            keep_study(study, run_dir)  # not before what it names is known to be there
             results, fitted = find(opened)
         if fitted is not None:
             write_json(run_dir / PREDICTOR_FILE, fitted.fit.predictor.to_dict())
@@ -228,7 +228,7 @@ def deployed(setting: Setting, fitted: Fitted | None) -> Setting | Adaptive:
     return setting
 
 
-def _check_same(study: StudyConfig, run_dir: Path) -> None:
+def check_same(study: StudyConfig, run_dir: Path) -> None:
     """Refuse to resume another study."""
     path = run_dir / STUDY_FILE
     if path.is_file() and (run_dir / JOURNAL_FILE).is_file():
@@ -240,7 +240,7 @@ def _check_same(study: StudyConfig, run_dir: Path) -> None:
             )
 
 
-def _keep_study(study: StudyConfig, run_dir: Path) -> None:
+def keep_study(study: StudyConfig, run_dir: Path) -> None:
     """Write the study as it runs into the run folder."""
     path = run_dir / STUDY_FILE
     try:

@@ -33,6 +33,7 @@ from resprune.layers import LayerPruner, check_generate
 from resprune.plan import needs_of
 from resprune.prompt import PromptReader
 from resprune.setting import fixed, overridden
+from resprune.textmodel import TextModel
 
 _MARK = "resprune_attachment"
 _OPTIONS = ("query", "budget", "alpha", "options")
@@ -58,6 +59,7 @@ class Attachment:
         *,
         budget: BudgetLike | None = None,
         seed: int = 0,
+        text_model: str | None = None,
     ) -> None:
         if not (isinstance(config, PruningConfig) or (config is None and budget is not None)):
             raise ResPruneError(
@@ -78,6 +80,10 @@ class Attachment:
                 "first attachment (or leave its with block) before attaching again"
             )
         check_fit(self.config, self.backbone)
+        made_for = self.config.backbone
+        text_model = text_model or (None if made_for is None else made_for.text_model)
+        if text_model is not None:
+            self.backbone.text_model = TextModel(text_model, self.backbone)
         ruled = any(fixed(policy).inside is not None for policy in self.config.table)
         self._inside = LayerPruner(self.backbone) if ruled else None
         if any("nouns" in needs_of(policy) for policy in self.config.table):
@@ -292,6 +298,7 @@ def attach(
     *,
     budget: BudgetLike | None = None,
     seed: int = 0,
+    text_model: str | None = None,
 ) -> Attachment:
     """Prune the visual tokens of a loaded model from now on.
 
@@ -312,6 +319,9 @@ def attach(
             (``PruningConfig.paper_default``) at ``budget``.
         budget: Budget of calls that name none; one of the config's table.
         seed: Seed of a method that is random.
+        text_model: Folder or hub id of the CLIP checkpoint that LLaVA-1.5's vision tower is from,
+            for ``cdpruner`` as published; the config's own if left out. Without one noun relevance
+            stands in.
 
     Returns:
         The handle; its ``last`` says what the last call did, and ``fallbacks`` how many prompts
@@ -324,7 +334,7 @@ def attach(
             that this decoder or its positions do not allow.
         ResPruneError: The model is attached already.
     """
-    return Attachment(model, processor, config, budget=budget, seed=seed)
+    return Attachment(model, processor, config, budget=budget, seed=seed, text_model=text_model)
 
 
 def _config(config: PruningConfig | None, budget: BudgetLike | None, family: str) -> PruningConfig:

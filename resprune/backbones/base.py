@@ -92,6 +92,8 @@ class Backbone(ABC):
         width: Width d of the LLM's input embeddings.
         visual_tokens: Visual tokens T of an image where the model fixes it, else None.
         seed_signals: Names of the signals that ``encode`` can give, best first.
+        text_model: ``resprune.textmodel.TextModel`` of the vision tower, where one was given; then
+            ``encode`` gives ``image_embeds`` among the extras.
     """
 
     family: ClassVar[str]
@@ -109,6 +111,7 @@ class Backbone(ABC):
         self.width: int = int(model.get_input_embeddings().weight.shape[1])
         self.visual_tokens: int | None = None
         self.seed_signals: tuple[str, ...] = ()
+        self.text_model: Any = None
         self._words: WordEmbedder | None = None
         self._markers: ChatMarkers | None = None
         self._check_processor()
@@ -188,6 +191,14 @@ class Backbone(ABC):
         Returns:
             One count an image, in order.
         """
+
+    def feature_layer(self) -> Any:
+        """Return the tower's layer that features are taken from.
+
+        Raises:
+            UnsupportedModelError: The family does not say which.
+        """
+        raise UnsupportedModelError(f"{self.family}: text_model is not supported; leave it out")
 
     def has_video(self, inputs: Mapping[str, Any]) -> bool:
         """Say whether a call has a video; such a call passes through unpruned.

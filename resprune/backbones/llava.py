@@ -73,7 +73,9 @@ class LlavaBackbone(Backbone):
         self._check_pixels(pixels, image_sizes)
         recorder = self._recorder() if signals else None
         context: AbstractContextManager[Any] = nullcontext() if recorder is None else recorder
-        with torch.no_grad(), context:
+        text = self.text_model
+        embedding = nullcontext([]) if text is None else text.recording()
+        with torch.no_grad(), context, embedding as embeds:
             output = self.model.get_image_features(pixel_values=pixels, return_dict=True)
         features: list[Tensor] = list(output.pooler_output)
         check_finite(features)
@@ -85,6 +87,7 @@ class LlavaBackbone(Backbone):
                 tokens=tokens,
                 signals={} if attention is None else {self.seed_signals[0]: attention[image]},
                 grid=grid,
+                extras={"image_embeds": embeds[0][image]} if embeds else {},
                 boxes=None
                 if image_sizes is None
                 else view_boxes(
@@ -102,11 +105,14 @@ class LlavaBackbone(Backbone):
         height, width = pixels.shape[-2:]
         return [(height // self._patch) * (width // self._patch)] * len(pixels)
 
-    def _recorder(self) -> ClsAttention | PatchAttention:
+    def feature_layer(self) -> Any:
+        """Return the tower's layer that features are taken from."""
         tower = self.model.base_model.vision_tower
         layers = getattr(tower, "vision_model", tower).encoder.layers
-        index = chosen_layer(len(layers), self.model.config.vision_feature_layer, self.family)
-        attention = layers[index].self_attn
+        return layers[chosen_layer(len(layers), self.model.config.vision_feature_layer, "llava")]
+
+    def _recorder(self) -> ClsAttention | PatchAttention:
+        attention = self.feature_layer().self_attn
         if self.seed_signals == (_CLS,):
             return ClsAttention(attention, attention.num_heads, attention.scale)
         return PatchAttention(

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -89,6 +90,8 @@ class Method(ABC, Generic[_O]):
         nested: Whether a smaller budget's order is a prefix of a larger one's.
         version: Changes when the features that it replaces do; part of what outcomes are
             remembered by.
+        stand_ins: What a row says where an extra that it was published with is not at hand, by
+            the extra's name.
     """
 
     name: ClassVar[str]
@@ -96,6 +99,7 @@ class Method(ABC, Generic[_O]):
     stage: ClassVar[Stage] = "tokens"
     nested: ClassVar[bool] = False
     version: ClassVar[str] = "1"
+    stand_ins: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def needs(self, options: _O) -> frozenset[str]:
         """Return what it reads beside the tokens under these options.

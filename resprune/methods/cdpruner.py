@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from torch import Tensor
 
 from resprune.errors import ResPruneError
@@ -30,8 +32,9 @@ class CDPruner(Method[CDPrunerOptions]):
     here on what is left.
 
     The published relevance is the min-max of the *negative* mean cosine between CLIP's image and
-    text embeddings; it is used when ``extras`` hold ``image_embeds`` and ``text_embeds``. Backbones
-    whose tower has no text side give ``relevance`` instead, as every method gets it here.
+    text embeddings; it is used when ``extras`` hold ``image_embeds`` and ``text_embeds``, which a
+    backbone with a ``text_model`` gives. Without one ``relevance`` stands in, as every method gets
+    it here, and rows say 'noun relevance'.
 
     Source: CDPruner, arXiv 2506.10967.
     """
@@ -39,6 +42,7 @@ class CDPruner(Method[CDPrunerOptions]):
     name = "cdpruner"
     options = CDPrunerOptions
     nested = True
+    stand_ins = MappingProxyType({"text_embeds": "noun relevance"})
 
     def needs(self, options: CDPrunerOptions) -> frozenset[str]:
         """Relevance."""

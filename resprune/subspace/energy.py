@@ -46,6 +46,10 @@ def _cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
         Lower triangle (m, m), with 1 on the diagonal and 0 below where a row is passed over; and
         which rows were not, shape (m,).
     """
+    whole, failed = torch.linalg.cholesky_ex(gram)
+    live = whole.diagonal() ** 2 > TOLERANCE[torch.float64] * gram.diagonal()
+    if not failed and live.all():  # as nearly always: none depends on those before
+        return whole, live
     factor = torch.zeros_like(gram)
     live = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     rest, norms = gram.clone(), gram.diagonal().clone()

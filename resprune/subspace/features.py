@@ -7,8 +7,11 @@ from torch import Tensor
 
 from resprune.subspace.gram import check_finite, gram_matrix, unit_rows, working_dtype
 
-_SMALL = 256  # tokens up to which the whole Gram matrix is the cheapest way
-_SMALL_SHARED = 1024  # the same where several settings share it
+_SMALL = 256  # tokens up to which the whole Gram matrix may be the cheapest way
+# it is where picks alone cost more: each a pass over the features, and the fixed time of so many
+# numbers; a matrix product takes a third of the time for a number
+_FIXED, _PRODUCT = 2**20, 3
+_SMALL_SHARED = 1024  # tokens up to which it is where several settings share it
 _STRIP = 64  # columns at once: reading all features for one costs nearly as much
 
 
@@ -21,16 +24,19 @@ class Features:
         at_hand: Whether the columns of the Gram matrix cost little or are shared.
     """
 
-    _whole_up_to = _SMALL
+    def __init__(self, tokens: Tensor, picks: int, gram: Tensor | None = None) -> None:
+        """Take the tokens of one image.
 
-    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
-        """Take the tokens of one image, shape (T, d), and their Gram matrix where it is at hand.
+        Args:
+            tokens: Shape (T, d).
+            picks: How many will be asked for.
+            gram: Their Gram matrix, where it is at hand.
 
         Raises:
             ResPruneError: A token that is not finite.
         """
         self.dtype = working_dtype(tokens)
-        self._tokens, self._rows = tokens, tokens.to(self.dtype)
+        self._tokens, self._rows, self._picks = tokens, tokens.to(self.dtype), picks
         norms = torch.linalg.vector_norm(self._rows, dim=1)
         # Copying T x d numbers to scale them costs as much as a pick; scale the products instead,
         # except where squares leave the range of the dtype.
@@ -45,16 +51,21 @@ class Features:
         else:
             self.norms = norms.double()
             self._inverse = torch.where(norms > 0, 1 / norms, 0)
-        if gram is None and len(tokens) <= self._whole_up_to:
+        if gram is None and self._is_small(len(tokens), tokens.shape[1], picks):
             gram = gram_matrix(tokens)
         self._gram = None if gram is None else gram.to(self.dtype)
         self._double: Features | None = None
         self.at_hand = self._gram is not None
 
+    @staticmethod
+    def _is_small(count: int, width: int, picks: int) -> bool:
+        alone = picks * (_FIXED + count * width)
+        return count <= _SMALL and _PRODUCT * alone >= count * count * width
+
     def in_double(self) -> Features:
         """The same image with inner products in float64."""
         if self._double is None:
-            self._double = type(self)(self._tokens.double())
+            self._double = type(self)(self._tokens.double(), self._picks)
         return self._double
 
     def block(self, indices: Tensor, soon: Tensor) -> Tensor:
@@ -78,30 +89,35 @@ class Features:
 
     def between(self, picked: Tensor, tokens: Tensor) -> Tensor:
         """Inner products of some tokens (b,) with others (n,), shape (b, n)."""
-        left = self._rows[picked].mul_(self._inverse[picked][:, None])
-        return (left @ self._rows[tokens].T).mul_(self._inverse[tokens])
+        left = self._unit(picked)
+        return (left @ self._rows.index_select(0, tokens).T).mul_(self._inverse[tokens])
 
     def _block(self, indices: Tensor, soon: Tensor) -> Tensor:
-        rows, inverse = self._rows[indices], self._inverse[indices]
-        return (rows @ rows.T).mul_(inverse[:, None]).mul_(inverse)
+        rows = self._unit(indices)
+        return rows @ rows.T
 
     def _strip(self, indices: Tensor) -> Tensor:
-        rows = self._rows[indices].mul_(self._inverse[indices][:, None])
-        return (rows @ self._rows.T).mul_(self._inverse)
+        return (self._unit(indices) @ self._rows.T).mul_(self._inverse)
+
+    def _unit(self, indices: Tensor) -> Tensor:
+        # index_select copies whole rows; indexing takes eight times as long over them.
+        return self._rows.index_select(0, indices).mul_(self._inverse[indices][:, None])
 
 
 class SharedFeatures(Features):
     """The unit rows of one image that several settings order: what one asked for is kept."""
 
-    _whole_up_to = _SMALL_SHARED
-
-    def __init__(self, tokens: Tensor, gram: Tensor | None = None) -> None:
+    def __init__(self, tokens: Tensor, picks: int, gram: Tensor | None = None) -> None:
         """As ``Features``."""
-        super().__init__(tokens, gram)
+        super().__init__(tokens, picks, gram)
         self._kept = torch.empty(0, len(tokens), dtype=self.dtype)
         self._slot = torch.full((len(tokens),), -1)
         self._used = 0
         self.at_hand = True
+
+    @staticmethod
+    def _is_small(count: int, width: int, picks: int) -> bool:
+        return count <= _SMALL_SHARED
 
     def columns(self, indices: Tensor) -> Tensor:
         """As ``Features``; what is computed is kept."""

@@ -143,8 +143,8 @@ def _order_lazily(
         real = rows.shape[0] if lengths is None else int(lengths[image])
         shared = None if gram is None else gram[image, :real, :real]
         several = weights.shape[1] > 1
-        features = (SharedFeatures if several else Features)(rows[:real], shared)
         budget = min(steps, real)
+        features = (SharedFeatures if several else Features)(rows[:real], budget, shared)
         for setting, seed in enumerate(seeds[image].tolist()):
             order[image, setting, :budget] = torch.tensor(
                 lazy_order(

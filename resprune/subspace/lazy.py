@@ -6,6 +6,9 @@ brought up to date (a matrix product and a triangular solve), but only those who
 so high that they may be among the next candidates: for the others the stale score is bound enough.
 Where the recurrence reads the (T, d) features once a pick, this reads a part of them once a block.
 
+Where scores fall so fast that blocks make few picks, tokens are picked alone, as the recurrence
+does.
+
 For the CPU: the steps among candidates run in numpy, whose calls cost less than torch's.
 """
 
@@ -25,13 +28,16 @@ from resprune.subspace.rules import SAFE_PIVOT
 Floats = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
-_ALL_CANDIDATES = 256  # images up to this size need no second look at the tokens outside
-_ALL_WITH_GRAM = 1024  # the same where their inner products cost nothing
-_FEWEST_CANDIDATES = 64
+_ALL_WITH_GRAM = 1024  # tokens that are all candidates where their inner products cost nothing
+_FEWEST_CANDIDATES, _MOST_CANDIDATES_OF_FEW = 24, 64
 _CANDIDATES_PER_ROOT = 2.4  # m ~ sqrt(T) balances the blocks (m^2 d) with the updates (T d a pick)
 
-_FEW = 0.5  # part of its candidates that a block picks, below which scores fall fast
-_WIDE = 0.4  # part of the tokens from which gathering them costs more than taking all
+_AHEAD = 2  # candidates a pick that is still to be made
+_PART = 0.5  # part of a block's candidates that must be up to date
+_WIDE = 0.8  # part of the tokens from which gathering them costs more than taking all
+# a block costs as much time as this many picks alone, and one more for so many candidates
+_BLOCK, _CANDIDATES_PER_PICK = 4, 16
+_RECENT = 3  # picks from which the fall of the scores is taken
 
 _SOON = 128  # tokens beyond the candidates that a shared image may compute ahead
 
@@ -110,24 +116,30 @@ class _Expansion:
         self.worth: Floats = worth / max(float(worth.max()), np.finfo(np.float64).tiny)
         count = len(worth)
         self.candidates = count
-        if count > (_ALL_WITH_GRAM if features.at_hand else _ALL_CANDIDATES):
-            self.candidates = max(_FEWEST_CANDIDATES, int(_CANDIDATES_PER_ROOT * math.sqrt(count)))
+        if not features.at_hand or count > _ALL_WITH_GRAM:
+            self.candidates = max(
+                _MOST_CANDIDATES_OF_FEW, int(_CANDIDATES_PER_ROOT * math.sqrt(count))
+            )
         self.restart()
 
     def restart(self) -> None:
         """Forget the subspace: every token that is left has its full energy again."""
         count = len(self.worth)
         self.subspace: list[int] = []
-        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
-        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
-        self.depth = np.zeros(count, dtype=np.int64)
-        self.falling = False  # whether scores fall so fast that nearly all must be caught up with
         energy = (self.features.norms > 0).to(self.features.dtype).numpy()
+        self.factor: Floats = np.zeros((self.steps, count), dtype=energy.dtype)
+        self.triangle: Floats = np.zeros((self.steps, self.steps), dtype=energy.dtype)
+        self.depth = np.zeros(count, dtype=np.int64)
+        self.alone = not self.features.at_hand
+        self.best: list[float] = []
         energy[self.order] = -np.inf
         self.energy: Floats = energy
 
     def extend(self) -> None:
         """Add one block of picks, or begin the next pass."""
+        if self.alone and self._pick_alone():
+            return
+        self.alone = False
         candidates = self._candidates()
         if candidates is None:
             if self.subspace:
@@ -141,15 +153,18 @@ class _Expansion:
         self.order.extend(chosen[block.picks].tolist())
         if len(self.order) >= self.steps:
             return
-        self.falling = len(block.picks) < _FEW * len(chosen)
         depth, added = len(self.subspace), len(block.spanning)
+        if (
+            not self.features.at_hand
+            and len(block.picks) < _BLOCK + len(chosen) / _CANDIDATES_PER_PICK
+        ):
+            self.alone, self.best = True, []
         if added:
             # The candidates went along with the picks; the others may stay behind.
             self.subspace.extend(chosen[block.spanning].tolist())
-            where = torch.from_numpy(chosen)
-            self.factor[depth : depth + added, where] = torch.from_numpy(block.factor)
-            rows = self.factor[: depth + added, torch.tensor(self.subspace[depth:])]
-            self.triangle[depth : depth + added, : depth + added] = rows.T.tril(depth)
+            self.factor[depth : depth + added, chosen] = block.factor
+            rows = self.factor[: depth + added].take(self.subspace[depth:], axis=1)
+            self.triangle[depth : depth + added, : depth + added] = np.tril(rows.T, depth)
             self.depth[chosen] = depth + added
             self.energy[chosen] = block.energy
         self.energy[chosen[block.picks]] = -np.inf
@@ -157,12 +172,72 @@ class _Expansion:
             self.features = self.features.in_double()
             self._project_again()
 
+    def _want(self) -> int:
+        """How many candidates a block has."""
+        if self.features.at_hand:
+            return self.candidates
+        left = self.steps - len(self.order)
+        return min(self.candidates, max(_FEWEST_CANDIDATES, int(_AHEAD * left) + 1))
+
+    def _pick_alone(self) -> bool:
+        """Pick one token and update all others; False where a block is the better way."""
+        behind = np.flatnonzero((self.energy > self.tolerance) & (self.depth < len(self.subspace)))
+        if len(behind):
+            self._refresh(behind)
+        live = np.flatnonzero(self.energy > self.tolerance)
+        if not len(live):
+            return False
+        score = self.energy[live] * self.worth[live]
+        best = int(score.argmax())
+        pick = int(live[best]) if self.forced is None else self.forced
+        own = float(self.energy[pick])
+        if own <= self.tolerance or self._block_pays(score):
+            return False
+        if own < SAFE_PIVOT and self.energy.dtype == np.float32:
+            self.features = self.features.in_double()
+            self._project_again()
+            return True
+        self.forced = None
+        depth = len(self.subspace)
+        column: Floats = self.features.columns(torch.tensor([pick]))[0].numpy()
+        if depth:
+            column -= np.dot(self.factor[:depth, pick], self.factor[:depth])
+        column *= 1 / math.sqrt(own)
+        self.factor[depth] = column
+        self.triangle[depth, : depth + 1] = self.factor[: depth + 1, pick]
+        self.energy[live] -= np.square(column[live])
+        self.energy[pick] = -np.inf
+        self.depth[live] = depth + 1
+        self.order.append(pick)
+        self.subspace.append(pick)
+        self.best.append(float(score[best]))
+        return True
+
+    def _block_pays(self, score: Floats) -> bool:
+        """Whether a block is likely to make more picks than could be made alone in its time.
+
+        It ends where the best score has fallen to that of the best token outside; scores are
+        taken to fall as they did over the last picks.
+        """
+        want, recent = self._want(), self.best[-_RECENT:]
+        if not recent:
+            return False
+        left = self.steps - len(self.order)
+        cost = _BLOCK + want / _CANDIDATES_PER_PICK
+        if left <= cost:
+            return False
+        if len(score) <= want:
+            return True
+        top = float(score.max())
+        outside = -float(np.partition(-score, want)[want])
+        if outside <= 0 or top >= recent[0]:
+            return True
+        picks = len(recent) * math.log(outside / top) / math.log(top / recent[0])
+        return picks > cost
+
     def _candidates(self) -> _Candidates | None:
         """The best tokens by score then index, brought up to date; None if all are exhausted."""
-        want = self.candidates
-        if len(self.worth) > want and not self.features.at_hand:
-            left = self.steps - len(self.order)
-            want = min(want, max(_FEWEST_CANDIDATES // 4, left + left // 4 + 1))
+        want = self._want()
         if self.forced is not None and self.depth[self.forced] < len(self.subspace):
             self._refresh(np.array([self.forced]))
         while True:
@@ -171,15 +246,18 @@ class _Expansion:
                 return None
             score = self.energy[live] * self.worth[live]
             fresh = self.depth[live] == len(self.subspace)
-            # Tokens behind that may belong to the best are caught up with.
+            if fresh.all():
+                break
+            # Tokens behind that may come before half as many candidates are caught up with.
             ready = score[fresh]
-            among = ready if len(ready) >= want else score
-            last = min(want, len(among)) - 1
-            edge = -np.inf if last < 0 else -np.partition(-among, last)[last]
+            enough = max(1, int(want * _PART))
+            among = ready if len(ready) >= enough else score
+            last = min(enough, len(among)) - 1
+            edge = -np.partition(-among, last)[last]
             behind = live[~fresh & (score >= edge)]
             if not len(behind):
                 break
-            self._refresh(live[~fresh] if self.falling else behind)
+            self._refresh(behind)
         inside, bar, rival = live, -np.inf, len(self.worth)
         soon = live[:0]
         if not fresh.all():
@@ -196,7 +274,8 @@ class _Expansion:
             room = want - len(above)
             bar, rival = float(lowest), int(inside[at[room]])
             chosen = np.sort(np.concatenate((above, at[:room])))
-            soon = inside[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
+            if self.features.at_hand:
+                soon = inside[np.setdiff1d(best[: last + 1], chosen, assume_unique=True)]
             inside = inside[chosen]
         if self.forced is not None:
             inside = np.union1d(inside, [self.forced])
@@ -210,7 +289,7 @@ class _Expansion:
         residual = self.features.block(where, torch.from_numpy(soon))
         depth = len(self.subspace)
         if depth:
-            past = self.factor[:depth, where]
+            past = torch.from_numpy(self.factor[:depth].take(chosen, axis=1))
             residual = torch.addmm(residual, past.T, past, alpha=-1)
         gram: Floats = residual.numpy()
         energy, worth = self.energy[chosen], self.worth[chosen]
@@ -259,34 +338,25 @@ class _Expansion:
 
     def _refresh(self, behind: Indices) -> None:
         """Bring tokens up to date with the picks of this pass."""
-        count, now = len(self.worth), len(self.subspace)
-        if self.features.at_hand or len(behind) > _WIDE * count:
+        now = len(self.subspace)
+        if self.features.at_hand:
             behind = np.flatnonzero(~np.isneginf(self.energy) & (self.depth < now))
         depths = self.depth[behind]
-        for depth in np.unique(depths).tolist():
+        for depth in sorted(set(depths.tolist())):
             tokens = behind[depths == depth]
-            picked = torch.tensor(self.subspace[depth:])
-            lower, past = self.triangle[depth:now, depth:now], self.triangle[depth:now, :depth]
-            if self.features.at_hand or len(tokens) > _WIDE * count:
-                # Nearly all: in place, without gathering.
-                columns = self.features.columns(picked)
-                if depth:
-                    columns.addmm_(past, self.factor[:depth], alpha=-1)
-                added = torch.linalg.solve_triangular(lower, columns, upper=False)
-                if len(tokens) < count:
-                    where = torch.from_numpy(tokens)
-                    added = added[:, where]
-                    self.factor[depth:now, where] = added
-                else:
-                    self.factor[depth:now] = added
+            where, picked = torch.from_numpy(tokens), torch.tensor(self.subspace[depth:])
+            if self.features.at_hand or len(tokens) > _WIDE * len(self.worth):
+                columns = self.features.columns(picked).index_select(1, where)
             else:
-                where = torch.from_numpy(tokens)
                 columns = self.features.between(picked, where)
-                if depth:
-                    columns.addmm_(past, self.factor[:depth, where], alpha=-1)
-                added = torch.linalg.solve_triangular(lower, columns, upper=False)
-                self.factor[depth:now, where] = added
-            self.energy[tokens] -= added.square().sum(dim=0).numpy()
+            if depth:
+                past = torch.from_numpy(self.factor[:depth].take(tokens, axis=1))
+                before = torch.from_numpy(self.triangle[depth:now, :depth])
+                columns.addmm_(before, past, alpha=-1)
+            lower = torch.from_numpy(self.triangle[depth:now, depth:now])
+            added = torch.linalg.solve_triangular(lower, columns, upper=False).numpy()
+            self.factor[depth:now, tokens] = added
+            self.energy[tokens] -= np.einsum("ij,ij->j", added, added)
         self.depth[behind] = now
 
     def _project_again(self) -> None:
@@ -295,11 +365,11 @@ class _Expansion:
         depth, count = len(where), len(self.worth)
         columns = self.features.columns(where)
         lower = torch.linalg.cholesky(columns[:, where])
-        self.factor = torch.empty(self.steps, count, dtype=self.features.dtype)
-        self.triangle = torch.zeros(self.steps, self.steps, dtype=self.features.dtype)
-        self.triangle[:depth, :depth] = lower
-        added = self.factor[:depth]
-        torch.linalg.solve_triangular(lower, columns, upper=False, out=added)
+        added = torch.linalg.solve_triangular(lower, columns, upper=False)
+        self.factor = np.empty((self.steps, count), dtype=added.numpy().dtype)
+        self.factor[:depth] = added.numpy()
+        self.triangle = np.zeros((self.steps, self.steps), dtype=self.factor.dtype)
+        self.triangle[:depth, :depth] = lower.numpy()
         energy = (self.features.norms > 0).to(self.features.dtype) - added.square().sum(dim=0)
         self.energy = energy.numpy()
         self.energy[self.order] = -np.inf

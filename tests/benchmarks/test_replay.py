@@ -68,7 +68,9 @@ def test_tpe_is_the_tuners_own_search(table):
     first = [space.paper(budget) for budget in BUDGETS]
     search = MethodSearch("other", space, Pareto(), 5, None, first)
     for _ in range(16):
-        search.step(lambda s: (table.truth[table.row(s)], s.budget.count), None)
+        search.step(
+            lambda s: (table.truth[table.row(s)], s.budget.count, float(s.budget.count)), None
+        )
     own = [table.row(trial.setting) for trial in search.trials()]
     tried = SAMPLERS["tpe"](space, table, table.truth, 16, 5)
     assert sorted(own) == sorted(row for rows in tried.values() for row in rows)

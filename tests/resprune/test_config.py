@@ -83,7 +83,7 @@ def test_a_written_file_says_everything(tmp_path):
     assert json.loads((tmp_path / CONFIG_FILE).read_text()) == {
         **GOOD,
         "library_version": module.__version__,
-        "backbone": {**GOOD["backbone"], "revision": None},
+        "backbone": {**GOOD["backbone"], "revision": None, "text_model": None},
         "nouns": {**GOOD["nouns"], "compounds": False},
         "untested": False,
         "table": [

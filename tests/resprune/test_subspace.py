@@ -97,16 +97,16 @@ def draw_weights(data: st.DataObject, count: int) -> Tensor:
 def small_blocks() -> Iterator[None]:
     """Make the lazy path look at three candidates at a time, as it does on large images."""
     with (
-        patch.object(lazy, "_ALL_CANDIDATES", 0),
         patch.object(lazy, "_ALL_WITH_GRAM", 0),
         patch.object(lazy, "_FEWEST_CANDIDATES", 3),
+        patch.object(lazy, "_MOST_CANDIDATES_OF_FEW", 3),
         patch.object(lazy, "_CANDIDATES_PER_ROOT", 0),
         patch.object(lazy, "_SOON", 2),
         patch.object(masked, "_CANDIDATES", 3),
         patch.object(masked, "_PICKS", 2),
         patch.object(features, "_STRIP", 2),
-        patch.object(features.Features, "_whole_up_to", 0),
-        patch.object(features.SharedFeatures, "_whole_up_to", 0),
+        patch.object(features, "_SMALL", 0),
+        patch.object(features, "_SMALL_SHARED", 0),
     ):
         yield
 

@@ -18,6 +18,7 @@ from PIL import Image
 from resprune.alpha import AlphaPredictor
 from resprune.backbones import Backbone
 from resprune.config import PruningConfig
+from resprune.cost import tokens_by_layer
 from resprune.errors import ResPruneError, StudyError
 from resprune.setting import Adaptive, Setting, fixed, unpruned
 from tuner.efficiency.break_even import Costs, break_even, mean_rows
@@ -38,6 +39,7 @@ _PARTS = (
     "first_token_ms",
     "decode_ms",
 )
+_UNEVEN = "it acts inside the LLM, and a + L b does not describe layers that are not alike"
 _FAILURES = (ResPruneError, RuntimeError, ValueError, NotImplementedError)  # out of memory too
 
 
@@ -152,7 +154,7 @@ class _Run:
         """Make the calls that are not timed: one to start, one whose memory is measured."""
         try:
             if self._depths is not None and fixed(case.policy).inside is not None:
-                raise StudyError("it acts inside the LLM, which a + L b does not describe")
+                raise StudyError(_UNEVEN)
             self._first(case)
             if case.batch == 1:
                 case.peak = self._peak(case)
@@ -207,6 +209,8 @@ def _measured(
     """Make the row of a policy from its cases, batch 1 first."""
     single, whole = cases[0], every[0]
     policy, calls = single.policy, single.calls
+    if single.error == _UNEVEN and whole.calls:
+        return _counted(fixed(policy), whole.calls, decoder, size)
     if single.error is not None:
         return Measured(policy=policy, error=single.error)
     paired = {}
@@ -235,6 +239,23 @@ def _measured(
         prefill_flops=_mean(decoder.prefill_flops(call.rows_per_layer) for call in calls),
         kv_bytes=_mean(decoder.kv_bytes(call.rows_per_layer, size) for call in calls),
         peak_bytes=single.peak,
+    )
+
+
+def _counted(setting: Setting, whole: Sequence[Timed], decoder: Decoder, size: int) -> Measured:
+    """Count what a method inside the LLM runs, from the rows of the unpruned model's calls."""
+    calls = []
+    for call in whole:
+        text = call.rows_per_layer[0] - call.visual_tokens
+        counts = tokens_by_layer(setting, round(call.visual_tokens), decoder.layers)
+        calls.append([text + count for count in counts])
+    return Measured(
+        policy=setting,
+        error=_UNEVEN,
+        kept=counts[-1],
+        rows_per_layer=tuple(map(statistics.mean, zip(*calls, strict=True))),
+        prefill_flops=_mean(map(decoder.prefill_flops, calls)),
+        kv_bytes=_mean(decoder.kv_bytes(rows, size) for rows in calls),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TITLES = {
     "load": "Loading the model and the samples",
     "trials": "Trials on the tune split",
+    "settings": "Settings at equal tokens and at equal cost",
     "curves": "Curves on the tune split",
     "baselines": "Baselines on the tune split",
     "adaptive": "Outcomes of the arms on the fit split",
@@ -31,6 +32,9 @@ _TITLES = {
     "pilot": "Pilot on the tune split",
     "certify": "Testing what was chosen on the certify split",
     "report": "Scoring what was chosen on the report split",
+    "plans": "Measuring what plans leave",
+    "outcomes": "Answering every plan",
+    "correlations": "Correlating",
     "efficiency": "Measuring speed and memory",
 }
 

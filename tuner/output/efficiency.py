@@ -152,7 +152,9 @@ def lines(found: Efficiency) -> list[list[str]]:
         name = policy_text(row.policy)
         if row.error is not None:
             head = [name, str(row.policy.budget), f"not run: {row.error}"]
-            table.append(head + [""] * (len(columns(found)) - len(head)))
+            line = head + [""] * (len(columns(found)) - len(head))
+            line[-5:-3] = _counted(found, row)
+            table.append(line)
             continue
         whole = row is found.whole
         limits = row.break_even
@@ -174,6 +176,16 @@ def lines(found: Efficiency) -> list[list[str]]:
             ]
         )
     return table
+
+
+def _counted(found: Efficiency, row: Measured) -> list[str]:
+    """Write the FLOPs and the cache of a row that was not run; empty where they are not known."""
+    if row.prefill_flops is None:
+        return ["", ""]
+    return [
+        _amount(row.prefill_flops, found.whole.prefill_flops, ""),
+        _amount(row.kv_bytes, found.whole.kv_bytes, "B"),
+    ]
 
 
 def setup(found: Efficiency) -> str:
@@ -207,7 +219,12 @@ def show_efficiency(found: Efficiency, console: Console) -> None:
     for row in found.rows:
         if row.error is not None:
             console.print(
-                f"- {policy_text(row.policy)} at {row.policy.budget}: not run: {row.error}",
+                f"- {policy_text(row.policy)} at {row.policy.budget}: not run: {row.error}"
+                + "".join(
+                    f"; {name} {amount}"
+                    for name, amount in zip(("FLOPs", "cache"), _counted(found, row), strict=True)
+                    if amount
+                ),
                 markup=False,
                 highlight=False,
             )

@@ -27,8 +27,41 @@ def rendered(template: str, results: Results, **more: Any) -> str:
     Returns:
         The page. Templates see the rows of ``rows_frame`` as ``report`` and ``tune``.
     """
+    scale = wording.Scale.of(results)
+    rows, searched = rows_frame(results), wording.searched_options(results)
+    chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
+    return (
+        environment(template)
+        .get_template(template)
+        .render(
+            results=results,
+            study=results.study,
+            scale=scale,
+            wording=wording,
+            certified=certified,
+            efficiency=efficiency,
+            pays=efficiency.headline(results),
+            measured=lambda policy: efficiency.measured(results, policy),
+            promise=certified.promise(results, scale),
+            nearest=certified.nearest(results, scale),
+            reopened=certified.openings_text(results),
+            kinds=KINDS,
+            label_of=label_of,
+            meaning=metrics.get(results.study["task"]["metric"]).meaning,
+            chosen=chosen,
+            inside=acts_inside(rows),
+            report=list(rows[rows.split == "report"].itertuples()),
+            tune=list(rows[rows.split == "tune"].itertuples()),
+            policy_text=lambda policy: wording.policy_text(policy, searched),
+            **more,
+        )
+    )
+
+
+def environment(template: str) -> Environment:
+    """Return what sets a template: all it is given is escaped, for HTML or for Markdown."""
     markdown = template.endswith(".md.j2")
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("tuner.output", ""),
         autoescape=not markdown,
         finalize=_markdown if markdown else None,
@@ -36,32 +69,8 @@ def rendered(template: str, results: Results, **more: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    scale = wording.Scale.of(results)
-    rows, searched = rows_frame(results), wording.searched_options(results)
-    chosen = next((c for c in results.chosen if c.policy.budget == results.recommended), None)
-    return environment.get_template(template).render(
-        results=results,
-        study=results.study,
-        scale=scale,
-        wording=wording,
-        certified=certified,
-        efficiency=efficiency,
-        pays=efficiency.headline(results),
-        measured=lambda policy: efficiency.measured(results, policy),
-        promise=certified.promise(results, scale),
-        nearest=certified.nearest(results, scale),
-        reopened=certified.openings_text(results),
-        kinds=KINDS,
-        label_of=label_of,
-        meaning=metrics.get(results.study["task"]["metric"]).meaning,
-        chosen=chosen,
-        inside=acts_inside(rows),
-        report=list(rows[rows.split == "report"].itertuples()),
-        tune=list(rows[rows.split == "tune"].itertuples()),
-        policy_text=lambda policy: wording.policy_text(policy, searched),
-        **more,
-    )
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return made
 
 
 def _markdown(value: Any) -> str:

@@ -54,7 +54,8 @@ class Measured(_Row):
 
     Attributes:
         policy: What was measured.
-        error: Why it cannot run here; then everything else is None or empty.
+        error: Why it cannot run here; then everything is None or empty but what can be counted
+            without running it.
         kept: Mean count of visual tokens that reach the LLM.
         rows_per_layer: Mean count of rows that each decoder layer runs on at prefill.
         vision_ms: Vision tower and projector, with what a method records on the way.

@@ -236,6 +236,7 @@ class ModelInfo(_Row):
     revision: str | None
     visual_tokens: int | None
     width: int
+    text_model: str | None = None
 
 
 class NounPipelineInfo(_Row):

@@ -81,12 +81,14 @@ class Bench:
             StudyError: An unknown metric, or a folder that cannot be written.
         """
         key = fingerprint(backbone.model, backbone.processor)
+        text = backbone.text_model
+        encoded = key if text is None else f"{key} {text.source}"
         return cls(
             backbone=backbone,
             model_key=key,
             task=task,
             metric=metrics.get(metric),
-            visual=VisualCache(folder / CACHE_FOLDER, backbone, key, backbone.seed_signals),
+            visual=VisualCache(folder / CACHE_FOLDER, backbone, encoded, backbone.seed_signals),
             outcomes=Outcomes(folder / OUTCOMES_FILE),
             reader=PromptReader(backbone, extractor),
             batch_size=batch_size,

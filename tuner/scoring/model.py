@@ -13,6 +13,7 @@ import torch
 from resprune import backbones
 from resprune.backbones import Backbone
 from resprune.errors import StudyError, near_names
+from resprune.textmodel import TextModel
 from studies import nano
 from tuner.study import BackboneSection
 
@@ -82,6 +83,8 @@ def load_backbone(section: BackboneSection, *, weights: bool = True) -> Backbone
             f"backbone.family: the study says {section.family!r} and {section.model} is of the "
             f"family {backbone.family!r}; write that, or leave the key out"
         )
+    if weights and section.text_model is not None:
+        backbone.text_model = TextModel(section.text_model, backbone)
     return backbone
 
 

@@ -243,6 +243,20 @@ class Split:
         rows = [[o.likelihood for o in row] for row in self._outcomes(plans, "answer")]
         return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
 
+    def correctness(self, plans: Sequence[Sequence[Plan]]) -> Floats:
+        """Score the answer of every sample under each plan as its task does, shape (R, N)."""
+        task = self._bench.task
+        rows = [
+            [task.score(answer, sample) for answer, sample in zip(row, self.samples, strict=True)]
+            for row in self.answers(plans)
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
+
+    def log_likelihoods(self, plans: Sequence[Sequence[Plan]]) -> Floats:
+        """Return the log-likelihood of each whole gold answer in nats, shape (R, N)."""
+        rows = [[o.likelihood for o in row] for row in self._outcomes(plans, "log_likelihood")]
+        return np.array(rows, dtype=np.float64).reshape(len(plans), len(self))
+
     def _outcomes(self, plans: Sequence[Sequence[Plan]], kind: Kind) -> list[list[Outcome]]:
         store = self._bench.outcomes
         keys = [[self._key(i, plan, kind) for i, plan in enumerate(row)] for row in plans]

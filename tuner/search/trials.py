@@ -189,6 +189,9 @@ class Search:
         run_dir: The run folder.
         first: Settings to try first, by method.
 
+    Attributes:
+        failed: Methods whose search ended with an error.
+
     Raises:
         StudyError: The journal is damaged or cannot be written.
     """
@@ -205,6 +208,7 @@ class Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.failed: dict[str, Exception] = {}
         with journal(run_dir) as storage:
             self._searches = {
                 space.method: MethodSearch(
@@ -224,6 +228,7 @@ class Search:
         evaluate: Evaluate,
         floor: float | None,
         report: Callable[[TrialResult, int], None],
+        forgive: tuple[type[Exception], ...] = (),
     ) -> None:
         """Run the trials that are missing, dealt over the methods in turn.
 
@@ -232,11 +237,16 @@ class Search:
             evaluate: Scores a setting on the tune split.
             floor: Mean score that trials must reach, None where there is none.
             report: Told each trial, and how many are complete.
+            forgive: Errors that end the search of the one method; see ``failed``.
         """
         for number in range(total):
-            for search in self._searches.values():
-                if search.count <= number:
-                    search.step(evaluate, floor)
+            for name, search in self._searches.items():
+                if search.count <= number and name not in self.failed:
+                    try:
+                        search.step(evaluate, floor)
+                    except forgive as error:
+                        self.failed[name] = error
+                        continue
                     done = sum(each.count for each in self._searches.values())
                     report(search.trials()[-1], done)
 

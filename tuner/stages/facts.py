@@ -26,21 +26,14 @@ def facts(
     opened: OpenedStudy, search: Search, fitted: Fitted | None, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return those fields of the results that are no scores."""
-    study, backbone = opened.study, opened.backbone
     return {
-        "study": study.model_dump(mode="json"),
-        "environment": _environment(opened),
-        "model": ModelInfo(
-            id=study.backbone.model,
-            family=backbone.family,
-            revision=study.backbone.revision,
-            visual_tokens=backbone.visual_tokens,
-            width=backbone.width,
-        ),
+        "study": opened.study.model_dump(mode="json"),
+        "environment": environment(opened),
+        "model": model_info(opened),
         "noun_pipeline": NounPipelineInfo(
             name=opened.extractor.pipeline_name, version=opened.extractor.pipeline_version
         ),
-        "splits": {name: _split(opened, name) for name in opened.samples},
+        "splits": {name: split_info(opened, name) for name in opened.samples},
         "groups": sorted({sample.group for sample in opened.samples["report"]}),
         "feature_weights": _feature_weights(fitted),
         "cost": Cost(
@@ -90,7 +83,8 @@ def inside_notes(
     return notes
 
 
-def _environment(opened: OpenedStudy) -> dict[str, str]:
+def environment(opened: OpenedStudy) -> dict[str, str]:
+    """Return versions, machine and model of a run."""
     found = {"resprune-tune": __version__, "python": platform.python_version()}
     for name in ("torch", "transformers", "optuna", "spacy", "scikit-learn", "numpy"):
         found[name] = version(name)
@@ -102,7 +96,21 @@ def _environment(opened: OpenedStudy) -> dict[str, str]:
     return found
 
 
-def _split(opened: OpenedStudy, name: str) -> SplitInfo:
+def model_info(opened: OpenedStudy) -> ModelInfo:
+    """Return what the results say of the model."""
+    section, backbone = opened.study.backbone, opened.backbone
+    return ModelInfo(
+        id=section.model,
+        family=backbone.family,
+        revision=section.revision,
+        visual_tokens=backbone.visual_tokens,
+        width=backbone.width,
+        text_model=section.text_model,
+    )
+
+
+def split_info(opened: OpenedStudy, name: str) -> SplitInfo:
+    """Return which samples a split held."""
     samples = opened.samples[name]
     return SplitInfo(
         name=opened.study.task.splits()[name].split,

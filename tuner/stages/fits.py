@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from resprune import methods
 from resprune.backbones import Backbone
@@ -60,6 +61,23 @@ def check_model(study: StudyConfig, backbone: Backbone) -> None:
                 f"{where}: search.budget: {other} is {other.limit(fixed)} tokens, which {one} "
                 "already is; keep one of them"
             )
+
+
+def unfit(study: StudyConfig, backbone: Backbone) -> dict[str, str]:
+    """Return the methods of a study that do not fit its model, each with the reason."""
+    found = {}
+    for name in study.search.method:
+        try:
+            check_model(only(study, (name,)), backbone)
+        except ResPruneError as error:
+            found[name] = str(error).removeprefix(f"{study.study.name}: ")
+    return found
+
+
+def only(study: StudyConfig, names: Sequence[str]) -> StudyConfig:
+    """Return a study that searches some of its methods."""
+    search = study.search.model_copy(update={"method": tuple(names)})
+    return study.model_copy(update={"search": search})
 
 
 def own_positions(name: str, backbone: Backbone) -> Positions:

@@ -23,7 +23,7 @@ from tuner.scoring.model import load_backbone
 from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 from tuner.scoring.split import Split
 from tuner.stages.claim import claim_test
-from tuner.stages.fits import check_model, spaces_of
+from tuner.stages.fits import check_model, only, spaces_of, unfit
 from tuner.study import StudyConfig
 from tuner.tasks import Sample, Task
 
@@ -39,6 +39,7 @@ class OpenedStudy:
         study: The study.
         run_dir: Its run folder, which exists.
         progress: Told how it gets on.
+        leave_out: Go on without methods that the model does not allow, if any is left.
 
     Attributes:
         study: The study.
@@ -49,23 +50,36 @@ class OpenedStudy:
         claim_test: What is claimed and how it is tested, or None.
         extractor: The noun pipeline.
         spaces: What is tried, by method.
+        unfit: Methods that were left out, each with the reason.
         seconds: Time by stage.
 
     Raises:
         ResPruneError: Bad input, or a folder that cannot be written.
     """
 
-    def __init__(self, study: StudyConfig, run_dir: Path, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        run_dir: Path,
+        progress: Progress | None = None,
+        *,
+        leave_out: bool = False,
+    ) -> None:
         self.study = study
         self.run_dir = run_dir
         self.progress = progress or Silent()
         self.seconds: dict[str, float] = {}
+        self.unfit: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         with self.stage("load"):
             task = tasks.make(study.task)
             self.samples = load_samples(study, task)
             self.claim_test = claim_test(study, task, self.samples.get("certify", ()))
             self.backbone: Backbone = load_backbone(study.backbone)
+            if leave_out:
+                self.unfit = unfit(study, self.backbone)
+            fitting = [name for name in study.search.method if name not in self.unfit]
+            self.study = study = only(study, fitting) if fitting else study
             check_model(study, self.backbone)
             check_pictures(self.samples, PictureHashes(run_dir / CACHE_FOLDER), self.progress.step)
             self.extractor = NounExtractor()
@@ -121,12 +135,15 @@ class OpenedStudy:
         return self.split("tune").cost(setting)
 
     def notes(self, setting: Setting) -> tuple[str, ...]:
-        """Return what differs from how the setting's method inside the LLM was published."""
+        """Return what differs from how the setting's methods were published."""
+        missing = methods.get(setting.method).stand_ins
+        found = tuple(missing.values()) if self.backbone.text_model is None else ()
         if setting.inside is None:
-            return ()
+            return found
         method = methods.get(setting.inside.method)
         assert isinstance(method, LayerMethod)
-        return method.notes(setting.inside.options, self.bench.depth, setting.positions)
+        inside = method.notes(setting.inside.options, self.bench.depth, setting.positions)
+        return (*found, *inside)
 
     def budgets(self) -> list[Budgets]:
         """Return the study's budgets, the one that keeps most first.

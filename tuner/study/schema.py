@@ -97,6 +97,8 @@ class BackboneSection(StrictModel):
         device: ``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         attn: Attention implementation of transformers.
         batch_size: Rows of one prefill.
+        text_model: Folder or hub id of the CLIP checkpoint that LLaVA-1.5's vision tower is from,
+            for ``cdpruner`` as published; without it noun relevance stands in.
     """
 
     model: Annotated[FolderName, Field(min_length=1)]
@@ -106,6 +108,7 @@ class BackboneSection(StrictModel):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     batch_size: int = Field(default=32, ge=1)
+    text_model: str | None = Field(default=None, min_length=1)
 
     @field_validator("family")
     @classmethod
@@ -341,7 +344,7 @@ class StudyConfig(StrictModel):
         """
         kept = {
             "study": ["seed", "objective"],
-            "backbone": ["model", "family", "revision", "dtype"],
+            "backbone": ["model", "family", "revision", "dtype", "text_model"],
             "task": [
                 key
                 for key in type(self.task).model_fields

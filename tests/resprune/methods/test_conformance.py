@@ -58,7 +58,7 @@ def test_the_others_merge_nothing(name: str) -> None:
 def test_the_rivals_that_choose_before_the_llm_are_here() -> None:
     assert set(SHIPPED) >= {
         *("resprune", "random", "l2_norm", "cls_attention", "relevance", "divprune", "cdpruner"),
-        *("scope", "visionzip", "vispruner", "uniform", "pool"),
+        *("scope", "visionzip", "vispruner", "holov", "uniform", "pool"),
     }
     assert methods.names("none") == ["unpruned"]
     assert methods.names("image") == ["downsample"]

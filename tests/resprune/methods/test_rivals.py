@@ -177,6 +177,51 @@ def test_visionzip_takes_its_contextual_share(share: float, contextual: int) -> 
     assert int((found.features != rows[found.indices]).any(dim=1).sum()) == contextual
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("k", [1, 7, 16, 33, 40])
+def test_holov_shares_the_budget_among_crops(seed: int, sharpness: float, k: int) -> None:
+    """Token by token: of whole parts first, then one each to the largest shares with room."""
+    attention = np.random.default_rng(seed).random(43) ** 4
+    sizes = [len(crop) for crop in np.array_split(np.arange(43), 5)]
+    crops = np.split(np.arange(43), np.cumsum(sizes)[:-1])
+    quota = [0] * 5
+    while sum(quota) < k:
+        left = k - sum(quota)
+        weights = [
+            float(np.float32(attention[c]).mean(dtype=np.float64)) ** sharpness * (q < len(c))
+            for c, q in zip(crops, quota, strict=True)
+        ]
+        shares = [weight / sum(weights) * left for weight in weights]
+        more = [int(share) for share in shares]
+        for i in sorted(range(5), key=lambda i: (-shares[i], i))[: left - sum(more)]:
+            more[i] += 1
+        quota = [min(q + m, len(c)) for q, m, c in zip(quota, more, crops, strict=True)]
+    expected = [
+        i
+        for crop, count in zip(crops, quota, strict=True)
+        for i in sorted(crop, key=lambda i: -attention[i])[:count]
+    ]
+    inputs = Inputs(as_tensor(features(seed, 43)), signals={"cls_attention": as_tensor(attention)})
+    got = chosen("holov", inputs, k, crops=5, sharpness=sharpness).indices
+    assert got.tolist() == expected
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_holov_adds_how_much_cosines_vary(seed: int) -> None:
+    rows, attention = features(seed), np.random.default_rng(seed).random(40)
+    inputs = Inputs(as_tensor(rows), signals={"cls_attention": as_tensor(attention)})
+    got = chosen("holov", inputs, 10, crops=2, sharpness=0.0, diversity=0.7).indices
+    expected = []
+    for crop in (range(20), range(20, 40)):
+        cosines = cosine(rows)
+        varied = [np.var([cosines[i, j] for j in crop if j != i]) for i in crop]
+        scale = attention[list(crop)].mean() / np.mean(varied)
+        score = {i: attention[i] + 0.7 * scale * v for i, v in zip(crop, varied, strict=True)}
+        expected += sorted(crop, key=lambda i: -score[i])[:5]
+    assert got.tolist() == expected
+
+
 def test_shares_round_as_whole_numbers_do() -> None:
     for k in range(1, 5000):
         assert part_of(5 / 32, k) == k * 5 // 32
@@ -263,3 +308,16 @@ def test_vispruner_picks_what_public_code_picks(width: int, k: int) -> None:
     inputs = Inputs(data["features"], signals=attention)
     got = chosen("vispruner", inputs, k).indices
     same_picks(got.sort().values, data[f"selected_r0.5_k{k}"], data[f"f64_same_k{k}"])
+
+
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("k", [16, 48])
+def test_holov_picks_what_public_code_picks(width: int, k: int) -> None:
+    """Where a quota is more than its crop holds, the reference is padded; here none is lost."""
+    data = vectors("holov", width)
+    inputs = Inputs(data["features"], signals={"cls_attention": data["attention"]})
+    got = chosen("holov", inputs, k).indices
+    expected = data[f"selected_k{k}"]
+    if (expected >= 0).all():
+        same_picks(got, expected, data[f"f64_same_k{k}"])
+    assert set(expected[expected >= 0].tolist()) <= set(got.tolist())

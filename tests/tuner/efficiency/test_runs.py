@@ -147,8 +147,16 @@ def test_a_shape_is_extrapolated_and_its_counts_are_those_of_the_whole_model(sma
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs all layers")
 def test_what_a_plus_b_does_not_describe_is_refused_by_name(small_shape):
-    found = bench_shape("llava-1.5-7b", FAST, ["downsample"], [64])
-    assert "a + L b does not describe" in found.rows[1].error
+    found = bench_shape("llava-1.5-7b", FAST, ["fastv", "uniform"], [4])
+    whole, fastv, uniform = found.rows
+    assert "a + L b does not describe" in fastv.error
+    assert fastv.first_token is None
+    # but what it runs is counted: one layer of five on all tokens, the others on those that stay
+    assert found.layers == 5
+    for name in ("kv_bytes", "prefill_flops"):
+        every, few = getattr(whole, name), getattr(uniform, name)
+        assert getattr(fastv, name) == pytest.approx((every + 4 * few) / 5, abs=1)
+    assert fastv.kept == 4
 
 
 def test_the_unpruned_model_has_no_row_of_its_own_among_the_methods(llava):

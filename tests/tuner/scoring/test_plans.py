@@ -22,6 +22,10 @@ OPTIONS = {
     ],
     "visionzip": [{"contextual": 0.0}, {"contextual": 0.4}],
     "vispruner": [{"important": 0.0}, {"important": 0.7}],
+    "holov": [
+        {"crops": 4, "sharpness": 2.0},
+        {"crops": 24, "sharpness": 0.0, "diversity": 0.5},
+    ],
     "scope": [{"exponent": 0.0}, {"exponent": 2.0}],
     "random": [{"seed": 0}, {"seed": 5}],
     "relevance": [{"pooling": "max"}, {"pooling": "mean"}],

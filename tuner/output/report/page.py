@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-from markupsafe import Markup
 
 from resprune.alpha import FEATURES
 from tuner.output import wording
 from tuner.output.frame import rows_frame
+from tuner.output.plots import Plots
 from tuner.output.report import figures
 from tuner.output.report.drawing import drawing
 from tuner.output.report.figures import Figure
@@ -31,19 +31,8 @@ def render(results: Results, study_toml: str | None = None) -> str:
     Returns:
         The page.
     """
-    from plotly.offline import get_plotlyjs
-
     scale, rows = Scale.of(results), rows_frame(results)
     report = rows[rows.split == "report"]
-    drawn: list[Figure] = []
-
-    def figure(what: Figure, caption: str = "") -> Markup:
-        """Give a figure its place on the page; it is drawn by the script at the end."""
-        drawn.append(what)
-        title = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
-        return Markup(
-            '<figure>{}<div id="figure-{}" class="plot" style="height:{}px"></div></figure>'
-        ).format(title, len(drawn) - 1, what["layout"]["height"])
 
     weights = sorted(results.feature_weights, key=lambda w: -w.weight)
     total = sum(w.weight for w in weights)
@@ -68,9 +57,7 @@ def render(results: Results, study_toml: str | None = None) -> str:
         drawing=drawing,
         same=lambda *texts: len({t.strip().strip(".").casefold() for t in texts}) == 1,
         importances=[(m, list(map(option_word, o))) for m, o in results.importances.items() if o],
-        figure=figure,
-        drawn=drawn,
-        plotly=Markup(get_plotlyjs()),
+        **Plots().script(),
     )
 
 

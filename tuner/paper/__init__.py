@@ -1,0 +1,1 @@
+"""Presets of the ResPrune paper's tables: ``resprune-tune paper``."""

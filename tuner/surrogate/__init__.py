@@ -1,0 +1,1 @@
+"""Does a small residual energy keep answers? ``resprune-tune surrogate``."""
