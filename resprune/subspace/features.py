@@ -87,6 +87,13 @@ class Features:
         """Inner products of some tokens with all; a copy of shape (b, T)."""
         return self._strip(indices) if self._gram is None else self._gram[indices]
 
+    def column(self, index: int) -> Tensor:
+        """Inner products of one token with all; a copy of shape (T,)."""
+        if self._gram is not None:
+            return self._gram[index].clone()
+        inverse = self._inverse
+        return torch.mv(self._rows, self._rows[index]).mul_(inverse).mul_(inverse[index])
+
     def between(self, picked: Tensor, tokens: Tensor) -> Tensor:
         """Inner products of some tokens (b,) with others (n,), shape (b, n)."""
         left = self._unit(picked)

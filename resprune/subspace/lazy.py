@@ -181,31 +181,31 @@ class _Expansion:
 
     def _pick_alone(self) -> bool:
         """Pick one token and update all others; False where a block is the better way."""
-        behind = np.flatnonzero((self.energy > self.tolerance) & (self.depth < len(self.subspace)))
-        if len(behind):
-            self._refresh(behind)
-        live = np.flatnonzero(self.energy > self.tolerance)
-        if not len(live):
-            return False
-        score = self.energy[live] * self.worth[live]
+        live, depth = self.energy > self.tolerance, len(self.subspace)
+        if not self.best and depth:  # else all went along with the last pick
+            behind = np.flatnonzero(live & (self.depth < depth))
+            if len(behind):
+                self._refresh(behind)
+                live = self.energy > self.tolerance
+        score = np.full_like(self.worth, -np.inf)
+        np.multiply(self.energy, self.worth, out=score, where=live)
         best = int(score.argmax())
-        pick = int(live[best]) if self.forced is None else self.forced
+        pick = best if self.forced is None else self.forced
         own = float(self.energy[pick])
-        if own <= self.tolerance or self._block_pays(score):
+        if own <= self.tolerance or self._block_pays(score[live]):
             return False
         if own < SAFE_PIVOT and self.energy.dtype == np.float32:
             self.features = self.features.in_double()
             self._project_again()
             return True
         self.forced = None
-        depth = len(self.subspace)
-        column: Floats = self.features.columns(torch.tensor([pick]))[0].numpy()
+        column: Floats = self.features.column(pick).numpy()
         if depth:
             column -= np.dot(self.factor[:depth, pick], self.factor[:depth])
         column *= 1 / math.sqrt(own)
         self.factor[depth] = column
         self.triangle[depth, : depth + 1] = self.factor[: depth + 1, pick]
-        self.energy[live] -= np.square(column[live])
+        self.energy -= np.square(column)
         self.energy[pick] = -np.inf
         self.depth[live] = depth + 1
         self.order.append(pick)
@@ -220,7 +220,7 @@ class _Expansion:
         taken to fall as they did over the last picks.
         """
         want, recent = self._want(), self.best[-_RECENT:]
-        if not recent:
+        if len(recent) < _RECENT:
             return False
         left = self.steps - len(self.order)
         cost = _BLOCK + want / _CANDIDATES_PER_PICK
