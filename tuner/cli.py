@@ -19,8 +19,16 @@ from resprune.errors import ResPruneError
 from tuner import cli_bench, cli_claims, cli_compare, cli_paper, cli_surrogate
 from tuner.cli_common import (
     AsJson,
+    Quiet,
+    ReportOffset,
+    ReportSamples,
+    Runs,
+    Samples,
+    Seed,
     StudyName,
+    Trials,
     console,
+    load_given,
     parse_budget,
     print_json,
     quieten_libraries,
@@ -68,11 +76,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 @app.command()
 def run(
     study: StudyName,
-    runs: Annotated[
-        Path | None, typer.Option(help="Folder of run folders; the study's own by default.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples of the tune split.")] = None,
+    runs: Runs = None,
+    trials: Trials = None,
+    samples: Samples = None,
     fit_samples: Annotated[int | None, typer.Option(help="Samples of the fit split.")] = None,
     certify_samples: Annotated[
         int | None, typer.Option(help="Samples of the certify split.")
@@ -80,33 +86,27 @@ def run(
     certify_offset: Annotated[
         int | None, typer.Option(help="Samples of the certify split to skip.")
     ] = None,
-    report_samples: Annotated[int | None, typer.Option(help="Samples of the report split.")] = None,
-    report_offset: Annotated[
-        int | None, typer.Option(help="Samples of the report split to skip.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    report_samples: ReportSamples = None,
+    report_offset: ReportOffset = None,
+    seed: Seed = None,
     no_adaptive: Annotated[
         bool, typer.Option("--no-adaptive", help="Do not fit the alpha predictor.")
     ] = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a study, or resume it: trials, alpha fit, report, config."""
-    from tuner.study import find_study, load_study
-
-    splits = {
-        "tune": {"samples": samples},
-        "fit": {"samples": fit_samples},
-        "certify": {"samples": certify_samples, "offset": certify_offset},
-        "report": {"samples": report_samples, "offset": report_offset},
-    }
-    ranges = {name: _given(keys) for name, keys in splits.items()}
-    overrides: dict[str, dict[str, Any]] = {
-        "study": _given({"trials": trials, "seed": seed}),
-        "task": {name: keys for name, keys in ranges.items() if keys},
-        "alpha": {"adaptive": False} if no_adaptive else {},
-    }
-    config = load_study(find_study(study), overrides)
+    config = load_given(
+        study,
+        {"trials": trials, "seed": seed},
+        {
+            "tune": {"samples": samples},
+            "fit": {"samples": fit_samples},
+            "certify": {"samples": certify_samples, "offset": certify_offset},
+            "report": {"samples": report_samples, "offset": report_offset},
+        },
+        alpha={"adaptive": False} if no_adaptive else {},
+    )
     quieten_libraries()
     from tuner.output import RichProgress, show_results
     from tuner.run import run_study, summary
@@ -121,10 +121,6 @@ def run(
         show_results(results, run_dir, console())
     if as_json:
         print_json(summary(results, run_dir))
-
-
-def _given(options: dict[str, int | None]) -> dict[str, int]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command()

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
 
-import typer
-
-from tuner.cli_common import AsJson, StudyName, console, print_json, quieten_libraries
+from tuner.cli_common import (
+    AsJson,
+    Quiet,
+    ReportOffset,
+    ReportSamples,
+    Runs,
+    Samples,
+    Seed,
+    StudyName,
+    Trials,
+    console,
+    load_given,
+    print_json,
+    quieten_libraries,
+)
 
 
 def compare(
     study: StudyName,
-    runs: Annotated[
-        Path | None, typer.Option(help="Folder of run folders; the study's own by default.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples of the tune split.")] = None,
-    report_samples: Annotated[int | None, typer.Option(help="Samples of the report split.")] = None,
-    report_offset: Annotated[
-        int | None, typer.Option(help="Samples of the report split to skip.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    runs: Runs = None,
+    trials: Trials = None,
+    samples: Samples = None,
+    report_samples: ReportSamples = None,
+    report_offset: ReportOffset = None,
+    seed: Seed = None,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare a study's methods, tuned alike and as published, at equal tokens and cost."""
-    from tuner.study import find_study, load_study
-
-    given: dict[str, dict[str, Any]] = {
-        "study": {"trials": trials, "seed": seed},
-        "tune": {"samples": samples},
-        "report": {"samples": report_samples, "offset": report_offset},
-    }
-    kept = {
-        name: {key: value for key, value in keys.items() if value is not None}
-        for name, keys in given.items()
-    }
-    study_keys = kept.pop("study")
-    overrides = {"study": study_keys, "task": {name: keys for name, keys in kept.items() if keys}}
-    config = load_study(find_study(study), overrides)
+    config = load_given(
+        study,
+        {"trials": trials, "seed": seed},
+        {
+            "tune": {"samples": samples},
+            "report": {"samples": report_samples, "offset": report_offset},
+        },
+    )
     quieten_libraries()
     from tuner.compare.run import compare_study
     from tuner.output import RichProgress

@@ -146,14 +146,17 @@ def load_model(config: PruningConfig, model: str | None, where: str) -> Backbone
     from tuner.scoring.model import load_backbone
     from tuner.study import BackboneSection
 
+    made_for = config.backbone
+    text_model = None if made_for is None else made_for.text_model
     if model is not None:
         if not model.strip():
             raise ResPruneError("--model is empty; give an embedded model, a folder or a hub id")
-        return load_backbone(BackboneSection(model=model))
-    made_for = config.backbone
+        return load_backbone(BackboneSection(model=model, text_model=text_model))
     if made_for is None or not made_for.id:
         raise ResPruneError(f"{where}: the config names no model; name one with --model")
-    return load_backbone(BackboneSection(model=made_for.id, revision=made_for.revision))
+    return load_backbone(
+        BackboneSection(model=made_for.id, revision=made_for.revision, text_model=text_model)
+    )
 
 
 def _answer(backbone: Backbone, inputs: Any, options: Mapping[str, Any]) -> str:

@@ -111,8 +111,8 @@ def schedule(
         counts = dict(found.schedule(options, depth, tokens, count))
     except ResPruneError as error:
         raise ConfigError(f"method {method!r} on {backbone.family}: {error}") from None
-    layers = getattr(backbone.model.config, "vision_config", None)
-    deep = len(getattr(layers, "deepstack_visual_indexes", None) or ())
+    vision = getattr(backbone.model.config, "vision_config", None)
+    deep = len(getattr(vision, "deepstack_visual_indexes", None) or ())
     if counts and min(counts) < max(1, deep):
         raise ConfigError(
             f"method {method!r} drops before layer {min(counts)} of {backbone.family}, where "

@@ -9,8 +9,8 @@ from resprune.subspace.gram import check_finite, gram_matrix, unit_rows, working
 
 _SMALL = 256  # tokens up to which the whole Gram matrix may be the cheapest way
 # it is where picks alone cost more: each a pass over the features, and the fixed time of so many
-# numbers; a matrix product takes a third of the time for a number
-_FIXED, _PRODUCT = 2**20, 3
+# numbers; a matrix product takes half of the time for a number
+_FIXED, _PRODUCT = 2**20, 2
 _SMALL_SHARED = 1024  # tokens up to which it is where several settings share it
 _STRIP = 64  # columns at once: reading all features for one costs nearly as much
 

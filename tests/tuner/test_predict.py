@@ -16,7 +16,7 @@ from resprune.testing.tiny import tiny_llava as make_tiny
 from tuner import predict as module
 from tuner.imagefile import draw_kept, open_image
 from tuner.output.console import show_prediction
-from tuner.predict import predict
+from tuner.predict import load_model, predict
 
 ROWS = [
     Setting.of("resprune", 5, alpha=1.0, seed_strategy="l2_norm"),
@@ -288,3 +288,14 @@ def test_a_turned_photo_is_set_upright(tmp_path):
 def test_a_drawing_that_cannot_be_written_is_said(config_dir, photo, tmp_path):
     with pytest.raises(ResPruneError, match="cannot be written"):
         predict(config_dir, photo, QUESTION, draw=tmp_path / "no" / "x.png", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("named", [None, "nano-llava"])
+def test_the_text_model_of_a_config_is_loaded_wherever_it_is_served(monkeypatch, named):
+    """Else ``certify`` and ``bench`` would score another relevance than ``attach`` serves."""
+    monkeypatch.setattr("tuner.scoring.model.TextModel", lambda source, backbone: source)
+    made_for = {"family": "llava", "id": "nano-llava", "text_model": "some/clip"}
+    config = PruningConfig.from_dict(
+        {"default": 5, "table": [Setting.of("cdpruner", 5)], "backbone": made_for}
+    )
+    assert load_model(config, named, "here").text_model == "some/clip"

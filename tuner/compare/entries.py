@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resprune import methods
 from resprune.budget import Budget
@@ -17,6 +17,8 @@ from tuner.stages.opened import OpenedStudy
 
 FAILURES = (ResPruneError, RuntimeError, ValueError, NotImplementedError)
 """What a method may fail with; out of memory is among them."""
+BASES: tuple[Basis, ...] = ("tokens", "cost")
+KINDS: tuple[Which, ...] = ("tuned", "published")
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ def entries_of(
     own = published(opened, method, budget)
     inside = methods.get(method).stage == "layers"
     found = []
-    for basis in ("tokens", "cost") if inside else ("tokens",):
+    for basis in BASES if inside else BASES[:1]:
         found += _two(opened, method, budget, basis, own, tried)
     if not inside:
-        found += [Entry(**{**vars(entry), "basis": "cost"}) for entry in found]
+        found += [replace(entry, basis="cost") for entry in found]
     return found
 
 
@@ -90,13 +92,11 @@ def _two(
         except ResPruneError as error:
             reasons[setting] = str(error)
     if not settings:
-        reason = reasons[own]
-        return [Entry(*place, "published", error=reason), Entry(*place, "tuned", error=reason)]
+        return _both(method, budget, basis, reasons[own])
     try:
         scored = opened.split("tune").scores(list(settings.values()))
     except FAILURES as error:
-        reason = reason_of(error)
-        return [Entry(*place, "published", error=reason), Entry(*place, "tuned", error=reason)]
+        return _both(method, budget, basis, reason_of(error))
     candidates = dict(zip(settings, map(Candidate, settings.values(), scored), strict=True))
     best = choose_setting(list(candidates.values()))
     rows = [Entry(*place, "tuned", best.setting, float(best.scores.mean()))]
@@ -124,6 +124,20 @@ def at_cost(opened: OpenedStudy, setting: Setting) -> Setting:
     return setting.at(
         count_for_cost(setting.method, setting.options, tokens, opened.bench.depth, mean)
     )
+
+
+def failed(method: str, budgets: Iterable[Budget], reason: str) -> list[Entry]:
+    """Return the rows of a method that could not be tried at all."""
+    return [
+        entry
+        for budget in budgets
+        for basis in BASES
+        for entry in _both(method, budget, basis, reason)
+    ]
+
+
+def _both(method: str, budget: Budget, basis: Basis, reason: str) -> list[Entry]:
+    return [Entry(method, budget, basis, which, error=reason) for which in KINDS]
 
 
 def reason_of(error: Exception) -> str:

@@ -6,6 +6,7 @@ then scored on the report split, which is opened once.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,16 @@ import numpy as np
 from resprune import methods
 from resprune.budget import Budget
 from resprune.setting import Setting, unpruned
-from tuner.compare.entries import FAILURES, Entry, entries_of, published, reason_of
+from tuner.compare.entries import (
+    BASES,
+    FAILURES,
+    KINDS,
+    Entry,
+    entries_of,
+    failed,
+    published,
+    reason_of,
+)
 from tuner.efficiency.runs import SHORT, bench, sample_prompts
 from tuner.openings import Openings
 from tuner.progress import Progress
@@ -69,21 +79,20 @@ def compare(opened: OpenedStudy) -> Compared:
     budgets = opened.budgets()
     with opened.stage("trials"):
         search = run_trials(opened, budgets)
-        tried = [trial.setting for trial in search.trials()]
+        tried = defaultdict(list)
+        for trial in search.trials():
+            tried[trial.setting.method, trial.setting.budget].append(trial.setting)
     with opened.stage("settings"):
         entries = [
             entry
             for method in opened.spaces
+            if method not in search.failed
             for budget in budgets
-            for entry in _entries(opened, search, method, budget, tried)
+            for entry in entries_of(opened, method, budget, tried[method, budget])
         ]
-        entries += [
-            Entry(method, budget, basis, which, error=reason)
-            for method, reason in opened.unfit.items()
-            for budget in budgets
-            for basis in ("tokens", "cost")
-            for which in ("tuned", "published")
-        ]
+        reasons = {method: reason_of(error) for method, error in search.failed.items()}
+        for method, reason in {**reasons, **opened.unfit}.items():
+            entries += failed(method, budgets, reason)
     with opened.stage("report"):
         settings = list(dict.fromkeys(e.setting for e in entries if e.setting is not None))
         openings = Openings(opened.run_dir).open(
@@ -96,8 +105,8 @@ def compare(opened: OpenedStudy) -> Compared:
         rows = [
             row
             for budget in budgets
-            for basis in ("tokens", "cost")
-            for which in ("tuned", "published")
+            for basis in BASES
+            for which in KINDS
             for row in _table(
                 opened,
                 [e for e in entries if (e.budget, e.basis, e.which) == (budget, basis, which)],
@@ -153,20 +162,6 @@ def run_trials(opened: OpenedStudy, budgets: Sequence[Budget]) -> Search:
         forgive=FAILURES,
     )
     return search
-
-
-def _entries(
-    opened: OpenedStudy, search: Search, method: str, budget: Budget, tried: Sequence[Setting]
-) -> list[Entry]:
-    if method in search.failed:
-        reason = reason_of(search.failed[method])
-        return [
-            Entry(method, budget, basis, which, error=reason)
-            for basis in ("tokens", "cost")
-            for which in ("tuned", "published")
-        ]
-    own = [s for s in tried if s.method == method and s.budget == budget]
-    return entries_of(opened, method, budget, own)
 
 
 def _scored(

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from resprune.budget import Budget
-from resprune.errors import StudyError
-from resprune.files import write_text
 from tuner.output import wording
 from tuner.output.comparing import across, heat
 from tuner.output.plots import Plots
 from tuner.output.templates import environment
 from tuner.output.wording import Scale, policy_text
+from tuner.output.writing import write_all
 from tuner.results.compared import COMPARED_FILE, Basis, Compared, ComparedRow
 from tuner.results.efficiency import Measured
 
@@ -152,18 +151,16 @@ def show_compared(found: Compared, run_dir: Path, console: Console) -> None:
 
 
 def write_compared(found: Compared, run_dir: Path) -> None:
-    """Write JSON, CSV, Markdown and the page into a run folder, beside and renamed.
-
-    Raises:
-        StudyError: The folder cannot be written.
-    """
-    try:
-        found.save(run_dir)
-        write_text(run_dir / CSV_FILE, to_csv(found))
-        write_text(run_dir / MARKDOWN_FILE, to_markdown(found))
-        write_text(run_dir / PAGE_FILE, to_page(found))
-    except OSError as error:
-        raise StudyError(f"{run_dir}: cannot be written ({error.strerror})") from error
+    """Write JSON, CSV, Markdown and the page into a run folder; see ``write_all``."""
+    write_all(
+        run_dir,
+        {
+            COMPARED_FILE: found.model_dump(mode="json"),
+            CSV_FILE: to_csv(found),
+            MARKDOWN_FILE: to_markdown(found),
+            PAGE_FILE: to_page(found),
+        },
+    )
 
 
 def to_csv(found: Compared) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from resprune.errors import StudyError
-from resprune.files import write_json, write_text
 from resprune.setting import Adaptive, Setting
 from tuner.output.wording import policy_text
+from tuner.output.writing import write_all
 from tuner.results.efficiency import Efficiency, Measured, Speedup, Spread
 from tuner.results.schema import Results
 
@@ -248,22 +247,8 @@ def page(found: Efficiency) -> str:
 
 
 def write_efficiency(found: Efficiency, folder: Path) -> list[Path]:
-    """Write ``efficiency.json`` and ``efficiency.md``, each beside and renamed.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        StudyError: The folder cannot be written.
-    """
-    paths = [folder / JSON_FILE, folder / PAGE_FILE]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(paths[0], found.model_dump(mode="json"))
-        write_text(paths[1], page(found))
-    except OSError as error:
-        raise StudyError(f"--out: {folder} cannot be written ({error.strerror})") from error
-    return paths
+    """Write ``efficiency.json`` and ``efficiency.md``; see ``write_all``."""
+    return write_all(folder, {JSON_FILE: found.model_dump(mode="json"), PAGE_FILE: page(found)})
 
 
 def _batches(found: Efficiency) -> list[int]:

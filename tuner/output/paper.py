@@ -7,76 +7,65 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from resprune.errors import StudyError
-from resprune.files import write_json, write_text
 from tuner.output.wording import Scale
+from tuner.output.writing import write_all
 from tuner.paper.preset import Preset, load_preset
 from tuner.results.paper import Cell, Column, PaperTable
 
 HEADS = ("line", "kept", "cost", "score", "% of unpruned", "against the first line", "paper, %")
-NOT_RUN = "not run here"
 
 
 def show_paper(found: PaperTable, console: Console) -> None:
     """Print a filled table."""
     preset = load_preset(found.name)
+    heads = HEADS if found.on == "weights" else HEADS[:-1]
     for column in found.columns:
         title = f"Table {found.table}, {column.model}, {column.benchmark}: {found.title}"
         table = Table(title=title, title_justify="left")
-        for head in HEADS:
+        for head in heads:
             table.add_column(head, justify="left" if head == "line" else "right")
         for cells in lines(column, preset):
-            table.add_row(*cells)
+            table.add_row(*cells[: len(heads)])
         console.print(table, markup=False)
         console.print(_under(column), markup=False, highlight=False)
     for name, reason in found.missing.items():
         console.print(f"{name}: no task yet: {reason}", markup=False, highlight=False)
+    console.print(preset.known, markup=False, highlight=False)
 
 
 def write_paper(found: PaperTable, folder: Path) -> list[Path]:
-    """Write a table as JSON and Markdown, beside and renamed.
-
-    Raises:
-        StudyError: The folder cannot be written.
-    """
+    """Write a table as JSON and Markdown; see ``write_all``."""
     stem = f"paper-{found.name}-{found.on}"
-    paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(paths[0], found.model_dump(mode="json"))
-        write_text(paths[1], to_markdown(found))
-    except OSError as error:
-        raise StudyError(f"{folder}: cannot be written ({error.strerror})") from error
-    return paths
+    files = {f"{stem}.json": found.model_dump(mode="json"), f"{stem}.md": to_markdown(found)}
+    return write_all(folder, files)
 
 
 def to_markdown(found: PaperTable) -> str:
-    """Return a filled table as Markdown."""
-    preset, parts = load_preset(found.name), list[str]()
+    """Return a filled table as Markdown, with what is known of the paper's own."""
+    preset = load_preset(found.name)
+    heads = HEADS if found.on == "weights" else HEADS[:-1]
+    parts = [] if found.on == "weights" else [weights_markdown(preset, found.name), ""]
     for column in found.columns:
         parts += [f"**{column.model}, {column.benchmark}.** {_under(column)}", ""]
-        parts.append("| " + " | ".join(HEADS[:-1]) + " |")
-        parts.append("|---" + "|---:" * (len(HEADS) - 2) + "|")
-        parts += ["| " + " | ".join(cells[:-1]) + " |" for cells in lines(column, preset)]
+        parts.append("| " + " | ".join(heads) + " |")
+        parts.append("|---" + "|---:" * (len(heads) - 1) + "|")
+        parts += [f"| {' | '.join(cells[: len(heads)])} |" for cells in lines(column, preset)]
         parts.append("")
     return "\n".join(parts)
 
 
 def weights_markdown(preset: Preset, name: str) -> str:
-    """Return the table of released weights: what is known of the paper, and what fills the rest."""
-    parts = [f"Filled by `resprune-tune paper {name}`; {NOT_RUN} in every cell."]
+    """Say of released weights what fills the table, and which figures of the paper are known."""
     figures = [
         f"{row.label} at {budget} tokens {value:g} %"
         for row in preset.rows
         for budget, value in row.paper.items()
     ]
-    if figures:
-        parts.append(
-            "The paper's own figures, means over its benchmarks, as far as they are known: "
-            + "; ".join(figures)
-            + "."
-        )
-    return " ".join(parts)
+    said = f"Released weights: not run here; `resprune-tune paper {name}` fills every cell."
+    if not figures:
+        return said
+    known = "The paper's own figures, means over its benchmarks, as far as they are known: "
+    return f"{said} {known}{'; '.join(figures)}."
 
 
 def lines(column: Column, preset: Preset) -> list[list[str]]:

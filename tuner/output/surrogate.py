@@ -8,11 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resprune.errors import StudyError
-from resprune.files import write_text
 from tuner.output.plots import Plots
 from tuner.output.templates import environment
 from tuner.output.wording import MINUS
+from tuner.output.writing import write_all
 from tuner.results.schema import Interval
 from tuner.results.surrogate import OUTCOMES, SURROGATE_FILE, Correlation, Outcome, Surrogate
 from tuner.surrogate.measures import FORMS, NAMES
@@ -78,16 +77,8 @@ def show_surrogate(found: Surrogate, run_dir: Path, console: Console) -> None:
 
 
 def write_surrogate(found: Surrogate, run_dir: Path) -> None:
-    """Write JSON and the page into a run folder, beside and renamed.
-
-    Raises:
-        StudyError: The folder cannot be written.
-    """
-    try:
-        found.save(run_dir)
-        write_text(run_dir / PAGE_FILE, to_page(found))
-    except OSError as error:
-        raise StudyError(f"{run_dir}: cannot be written ({error.strerror})") from error
+    """Write JSON and the page into a run folder; see ``write_all``."""
+    write_all(run_dir, {SURROGATE_FILE: found.model_dump(mode="json"), PAGE_FILE: to_page(found)})
 
 
 def to_page(found: Surrogate) -> str:

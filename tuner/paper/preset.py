@@ -42,7 +42,8 @@ class Row(StrictModel):
         method: Its method.
         options: The method's options; what is left out is the family's own setting of ResPrune, or
             the method's default.
-        paper: Known figures by budget, with where they are known from.
+        paper: The paper's figures on released weights, by budget, as far as they are known: percent
+            of the unpruned model's mean over the benchmarks.
     """
 
     label: str
@@ -56,8 +57,7 @@ class Benchmark(StrictModel):
 
     Attributes:
         name: What it is called.
-        task: The ``[task]`` table of a study on it, without its splits' sizes; None where there is
-            no task for it yet.
+        task: The ``[task]`` table of a study on it; None where there is no task for it yet.
         missing: What is missing then.
     """
 

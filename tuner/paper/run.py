@@ -9,7 +9,6 @@ from resprune.budget import Budget
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.plan import needs_of, signals_of
 from resprune.setting import Setting, unpruned
-from tuner.output.wording import policy_text
 from tuner.paper.preset import Benchmark, Model, Preset, Row, load_preset
 from tuner.progress import Progress
 from tuner.results.paper import Cell, Column, PaperTable
@@ -40,7 +39,7 @@ def fill_table(
         name: Name of a preset.
         runs: Folder of run folders, one a model and benchmark.
         nano: On the embedded models, whose one benchmark are their scenes.
-        samples: Questions of each benchmark at most; None takes the preset's, or 1,000.
+        samples: Questions of each benchmark at most; None takes as many as the preset says.
         progress: Told how it gets on.
 
     Returns:
@@ -129,15 +128,13 @@ def _column(opened: OpenedStudy, preset: Preset, benchmark: str) -> Column:
     for b, budget in enumerate(opened.study.budgets()):
         for r, row in enumerate(preset.rows):
             if (b, r) not in found:
-                cells.append(
-                    Cell(label=row.label, setting="", budget=str(budget), error=errors[b, r])
-                )
+                cells.append(Cell(label=row.label, budget=str(budget), error=errors[b, r]))
                 continue
             setting, scores = found[b, r]
             cells.append(
                 Cell(
                     label=row.label,
-                    setting=policy_text(setting),
+                    setting=setting,
                     budget=str(budget),
                     tokens=opened.tokens(setting),
                     cost=opened.cost(setting),

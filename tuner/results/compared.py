@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from resprune.budget import Budget
-from resprune.files import write_json
 from resprune.setting import Setting
 from tuner.results.efficiency import Efficiency
 from tuner.results.schema import Comparison, Interval, ModelInfo, SplitInfo
@@ -137,7 +135,3 @@ class Compared(_Row):
     def budgets(self) -> list[Budget]:
         """The budgets, in order."""
         return list(dict.fromkeys(row.budget for row in self.rows))
-
-    def save(self, run_dir: Path) -> None:
-        """Write ``compare.json`` into the run folder, beside and renamed."""
-        write_json(run_dir / COMPARED_FILE, self.model_dump(mode="json"))

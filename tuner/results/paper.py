@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from resprune.setting import Setting
 from tuner.results.schema import Comparison, Interval
 
 
@@ -16,7 +17,7 @@ class Cell(_Row):
 
     Attributes:
         label: Its line.
-        setting: What was run, in words.
+        setting: What was run; None where nothing could be.
         budget: The budget.
         tokens: Visual tokens left in the end.
         cost: Those averaged over the decoder layers.
@@ -29,7 +30,7 @@ class Cell(_Row):
     """
 
     label: str
-    setting: str
+    setting: Setting | None = None
     budget: str
     tokens: int | None = None
     cost: float | None = None

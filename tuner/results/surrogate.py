@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from resprune.files import write_json
 from tuner.results.schema import Interval, ModelInfo, SplitInfo
 
 SURROGATE_FILE = "surrogate.json"
@@ -76,7 +74,3 @@ class Surrogate(_Row):
         """Return one correlation."""
         keys = (measure, outcome, plans)
         return next(r for r in self.rows if (r.measure, r.outcome, r.plans) == keys)
-
-    def save(self, run_dir: Path) -> None:
-        """Write ``surrogate.json`` into the run folder, beside and renamed."""
-        write_json(run_dir / SURROGATE_FILE, self.model_dump(mode="json"))

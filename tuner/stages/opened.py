@@ -78,8 +78,8 @@ class OpenedStudy:
             self.backbone: Backbone = load_backbone(study.backbone)
             if leave_out:
                 self.unfit = unfit(study, self.backbone)
-            fitting = [name for name in study.search.method if name not in self.unfit]
-            self.study = study = only(study, fitting) if fitting else study
+                fitting = [name for name in study.search.method if name not in self.unfit]
+                self.study = study = only(study, fitting) if fitting else study
             check_model(study, self.backbone)
             check_pictures(self.samples, PictureHashes(run_dir / CACHE_FOLDER), self.progress.step)
             self.extractor = NounExtractor()

@@ -1,15 +1,17 @@
 """The paper's tables: every preset is sound, and one is filled on an embedded model."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from resprune.backbones import names as families
 from resprune.errors import StudyError
 from resprune.setting import Setting, unpruned
 from tuner.cli import app
-from tuner.output.paper import to_markdown, weights_markdown, write_paper
+from tuner.output.paper import show_paper, to_markdown, weights_markdown, write_paper
 from tuner.paper.preset import load_preset, preset_names
 from tuner.paper.run import _benchmarks, _study, fill_table
 from tuner.results.paper import PaperTable
@@ -47,7 +49,7 @@ def test_every_preset_is_sound(name):
                 study = _study(name, model, benchmark, False, None)
                 assert study.backbone.model == model.id
                 assert study.task.report.samples > 4000
-    assert weights_markdown(preset, name).startswith("Filled by `resprune-tune paper")
+    assert weights_markdown(preset, name).startswith("Released weights: not run here")
 
 
 def test_the_first_three_tables_compare_ten_methods_on_three_families():
@@ -103,6 +105,20 @@ def test_it_is_written_and_resumed(filled, tmp_path, monkeypatch):
         "tuner.scoring.llm.Runner._answer", lambda *_: pytest.fail("answers are remembered")
     )
     assert fill_table("table-4", runs, nano=True, samples=96) == results
+
+
+def test_figures_of_released_weights_stand_beside_no_embedded_model(filled):
+    """64 of 196 tokens are not the paper's 64 of 576."""
+    (column,) = filled[0].columns
+    cells = [cell.model_copy(update={"budget": "64"}) for cell in column.cells]
+    shown = filled[0].model_copy(update={"columns": [column.model_copy(update={"cells": cells})]})
+    for on, there in (("nano", False), ("weights", True)):
+        table = shown.model_copy(update={"on": on})
+        console = Console(file=io.StringIO(), width=200)
+        show_paper(table, console)
+        rows = [line for line in to_markdown(table).splitlines() if line.startswith("| full")]
+        assert all(("98.4" in row) == there for row in rows)
+        assert ("98.4" in console.file.getvalue()) == there
 
 
 def test_bad_input_is_named(capsys):
