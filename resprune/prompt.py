@@ -5,17 +5,49 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
-from resprune.backbones import Backbone
+from resprune.backbones import Backbone, WordIds, WordVectors
 
 if TYPE_CHECKING:
     from resprune.alpha import PromptContext
     from resprune.nouns import NounExtractor, TaggedWord
 
 _READER_CACHE = 4096
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is read of a question before any model is looked at.
+
+    Attributes:
+        text: The question; empty when a prompt asks nothing.
+        tags: Its tagged words.
+        spans: (start, end) character offsets of its L nouns (content words where it has none).
+        words: Token ids of each noun, in context.
+    """
+
+    text: str = ""
+    tags: Sequence[TaggedWord] = ()
+    spans: Sequence[tuple[int, int]] = ()
+    words: Sequence[Sequence[int]] = ()
+
+
+def read_question(text: str, extractor: NounExtractor, word_ids: WordIds) -> Question:
+    """Find the nouns of a question and their token ids.
+
+    Args:
+        text: The question alone: no chat template, no answer-format instruction, no answer.
+        extractor: Gives the nouns.
+        word_ids: Gives their token ids.
+
+    Returns:
+        The question, read.
+    """
+    spans = extractor.spans(text)
+    return Question(text, extractor.content_tags(text), spans, word_ids.of(text, spans))
 
 
 @dataclass(frozen=True)
@@ -42,6 +74,30 @@ class Prompt:
     ranks: list[float]
     norms: list[float]
     text_embeds: Tensor | None = None
+
+    @classmethod
+    def of(cls, asked: Question, vectors: WordVectors, text_embeds: Tensor | None = None) -> Self:
+        """Make a prompt of a question and the LLM's input embeddings.
+
+        Args:
+            asked: The question, read.
+            vectors: Gives the embeddings of its nouns.
+            text_embeds: What a text model makes of it, if there is one.
+
+        Returns:
+            The prompt; without a noun, relevance is 1 everywhere.
+        """
+        ranks, norms = vectors.rarity(asked.words)
+        return cls(
+            question=asked.text,
+            tags=asked.tags,
+            nouns=[asked.text[start:end] for start, end in asked.spans],
+            spans=list(asked.spans),
+            embeddings=vectors.embed(asked.words),
+            ranks=ranks,
+            norms=norms,
+            text_embeds=text_embeds,
+        )
 
     def context(self, cosines: Tensor | None = None) -> PromptContext:
         """Return what the alpha predictor's features are made from.
@@ -95,18 +151,11 @@ class PromptReader:
         if question in self._cache:
             self._cache.move_to_end(question)
             return self._cache[question]
-        spans = self.extractor.spans(question)
         text_model = self.backbone.text_model
-        ranks, norms = self.backbone.noun_rarity(question, spans)
-        prompt = Prompt(
-            question=question,
-            tags=self.extractor.content_tags(question),
-            nouns=[question[start:end] for start, end in spans],
-            spans=spans,
-            embeddings=self.backbone.noun_embeddings(question, spans),
-            ranks=ranks,
-            norms=norms,
-            text_embeds=None if text_model is None else text_model.embed(question),
+        prompt = Prompt.of(
+            read_question(question, self.extractor, self.backbone.word_ids),
+            self.backbone.word_vectors,
+            None if text_model is None else text_model.embed(question),
         )
         self._cache[question] = prompt
         if len(self._cache) > self._cache_size:

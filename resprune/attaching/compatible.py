@@ -77,17 +77,31 @@ def make_extractor(options: NounOptions) -> NounExtractor:
     return extractor
 
 
-def _check_reference(made_for: BackboneRef, backbone: Backbone) -> None:
-    if made_for.family != backbone.family:
+def check_made_for(made_for: BackboneRef, family: str, width: int) -> None:
+    """Check that a config was made for models like this one.
+
+    Args:
+        made_for: What it was made for.
+        family: The model's family.
+        width: Width of its input embeddings.
+
+    Raises:
+        ConfigError: Another family or width.
+    """
+    if made_for.family != family:
         raise ConfigError(
             f"the pruning config was made for family {made_for.family!r} and the model is of "
-            f"family {backbone.family!r}; use a config tuned on this family"
+            f"family {family!r}; use a config tuned on this family"
         )
-    if made_for.width is not None and made_for.width != backbone.width:
+    if made_for.width is not None and made_for.width != width:
         raise ConfigError(
             f"the pruning config was made for embedding width {made_for.width} and the model has "
-            f"{backbone.width}; use a config tuned on this model"
+            f"{width}; use a config tuned on this model"
         )
+
+
+def _check_reference(made_for: BackboneRef, backbone: Backbone) -> None:
+    check_made_for(made_for, backbone.family, backbone.width)
     here = backbone.model.config
     name = getattr(here, "_name_or_path", None) or None
     differing = [

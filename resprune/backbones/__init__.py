@@ -9,11 +9,26 @@ import importlib
 import pkgutil
 from typing import Any
 
+from resprune.backbones._question import ChatMarkers, extract_question, learn_markers
+from resprune.backbones._words import WordIds, WordVectors
 from resprune.backbones.base import Backbone, VisualTokens, register, registered
 from resprune.errors import UnsupportedModelError, near_names
 from resprune.prepare import Prepared
 
-__all__ = ["Backbone", "Prepared", "VisualTokens", "for_model", "get", "names", "register"]
+__all__ = [
+    "Backbone",
+    "ChatMarkers",
+    "Prepared",
+    "VisualTokens",
+    "WordIds",
+    "WordVectors",
+    "extract_question",
+    "for_model",
+    "get",
+    "learn_markers",
+    "names",
+    "register",
+]
 
 
 def names() -> list[str]:

@@ -6,13 +6,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from resprune.backbones._boxes import even_boxes
+from resprune.backbones._layout import NEWLINE, Layout, layout_of, places_of, tile_grid
 from resprune.backbones._signals import ClsAttention
 from resprune.backbones._towers import PatchAttention, check_image_sizes, chosen_layer
 from resprune.backbones.base import Backbone, VisualTokens, check_finite
@@ -21,28 +22,7 @@ from resprune.prepare import Prepared, shorten
 
 _CLS, _RECEIVED = "cls_attention", "received_attention"
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
-_NEWLINE = -1.0  # coordinates and scores are never negative
 _NEWLINES = "newlines"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the placeholders of one image are laid out.
-
-    Attributes:
-        newline: Which placeholders are newline tokens, shape (P,), bool.
-        centres: Centre (y, x) of each other placeholder, in cells: of the base view for the first
-            ``base`` ones, of the canvas that all tiles form for the rest; shape (T, 2), float32.
-        base: Tokens of the base view.
-        tiles: Rows and columns of tiles; (0, 0) for the base view alone.
-        extent: Height and width of one token on the canvas, in cells.
-    """
-
-    newline: Tensor
-    centres: Tensor
-    base: int
-    tiles: tuple[int, int]
-    extent: tuple[float, float]
 
 
 class AnyresBackbone(Backbone):
@@ -126,7 +106,7 @@ class AnyresBackbone(Backbone):
         recorded: list[Tensor] | None = None
         if recorder is not None:
             views = torch.split(recorder.scores()[..., None], counts)
-            recorded = self._pack(views, sizes, views[0].new_full((1,), _NEWLINE))
+            recorded = self._pack(views, sizes, views[0].new_full((1,), NEWLINE))
         found = []
         for image, (rows, count) in enumerate(zip(features, counts, strict=True)):
             layout = self._layout(sizes[image], count)
@@ -142,7 +122,7 @@ class AnyresBackbone(Backbone):
                     grid=(self._side, self._side) if len(chosen) == layout.base else (0, 0),
                     boxes=None if original is None else self._boxes(layout, original),
                     extras={_NEWLINES: layout.newline.nonzero()[:, 0]},
-                    places=self._places(layout),
+                    places=places_of(layout, self._side),
                 )
             )
         return found
@@ -187,47 +167,8 @@ class AnyresBackbone(Backbone):
         return sizes
 
     def _layout(self, size: Tensor, views: int) -> Layout:
-        side = self._side
-        lines = torch.arange(side) + 0.5
-        cell = torch.stack(torch.meshgrid(lines, lines, indexing="ij"), dim=-1).view(-1, 2)
-        if views == 1:
-            packed = self._pack([cell[None]], size[None], torch.full((2,), _NEWLINE))[0]
-            newline = packed[:, 0] == _NEWLINE
-            return Layout(newline, packed[~newline], side**2, (0, 0), (1.0, 1.0))
-        tiles = self._tile_grid(size)
-        corners = torch.cartesian_prod(torch.arange(tiles[0]), torch.arange(tiles[1])) * side
-        canvas = torch.cat([cell[None], cell[None] + corners[:, None]])
-        ending = torch.full((2,), _NEWLINE)
-        packed = self._pack([canvas], size[None], ending)[0]
-        newline = packed[:, 0] == _NEWLINE
-        centres = packed[~newline]
-        rows = int(newline.sum())
-        columns = (len(centres) - side**2) // max(rows, 1)
-        region = self._pack([canvas], size[None], ending, whole=True)[0][side**2 :]
-        region = region[region[:, 0] != _NEWLINE]
-        if not len(region):  # an image so long and thin that unpadding leaves nothing of it
-            return Layout(newline, centres, side**2, tiles, (1.0, 1.0))
-        height, width = (region.amax(dim=0) - region.amin(dim=0) + 1).tolist()
-        return Layout(newline, centres, side**2, tiles, (height / rows, width / columns))
-
-    def _tile_grid(self, size: Tensor) -> tuple[int, int]:
-        from transformers.image_processing_utils import select_best_resolution
-
-        config = self.model.config
-        edge = int(config.vision_config.image_size)
-        height, width = select_best_resolution(tuple(size.tolist()), config.image_grid_pinpoints)
-        return int(height) // edge, int(width) // edge
-
-    def _places(self, layout: Layout) -> Tensor:
-        cell = layout.centres.floor().long()
-        base, rest = cell[: layout.base], cell[layout.base :]
-        tile = 1 + (rest[:, 0] // self._side) * layout.tiles[1] + rest[:, 1] // self._side
-        return torch.cat(
-            [
-                torch.cat([torch.zeros_like(base[:, :1]), base], dim=1),
-                torch.cat([tile[:, None], rest % self._side], dim=1),
-            ]
-        )
+        tiles = tile_grid(size, self.model.config) if views > 1 else (0, 0)
+        return layout_of(self._pack, size, self._side, tiles)
 
     def _boxes(self, layout: Layout, original: tuple[int, int]) -> Tensor:
         """Undo what the processor did: fit into the canvas, pad in the middle, cut into tiles."""

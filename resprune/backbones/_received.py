@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,19 +64,35 @@ class ReceivedAttention:
         length, heads = len(self._projected), int(self._attention.num_heads)
         query, key, _ = self._projected.float().view(length, 3, heads, -1).unbind(1)
         cos, sin = (part.float()[:, None] for part in self._called["position_embeddings"])
-        query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
+        query, key = rotated(query, cos, sin), rotated(key, cos, sin)
         scale = float(self._attention.scaling)
-        bounds = self._called["cu_seqlens"].tolist()
-        received = torch.zeros(length, device=key.device)
-        for start, stop in itertools.pairwise(bounds):
-            inside = key[start:stop].permute(1, 2, 0)
-            step = max(1, _CHUNK_SCORES // max(heads * (stop - start), 1))
-            for chunk in torch.split(query[start:stop], step):
-                weights = (chunk.transpose(0, 1) @ inside * scale).softmax(dim=-1)
-                received[start:stop] += weights.sum(dim=(0, 1)) / (heads * (stop - start))
-        return received
+        return packed_scores(query, key, scale, self._called["cu_seqlens"].tolist())
 
 
-def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def packed_scores(query: Tensor, key: Tensor, scale: float, bounds: Sequence[int]) -> Tensor:
+    """Compute the attention that each patch of packed sequences receives.
+
+    Args:
+        query: Queries with their positions, shape (N, heads, head width), float32.
+        key: Keys, of the same shape.
+        scale: Factor of the dot products.
+        bounds: Where sequences begin and end, from 0 to N.
+
+    Returns:
+        Shape (N,), mean over heads and queries; it sums to one over each sequence.
+    """
+    length, heads, _ = key.shape
+    received = torch.zeros(length, device=key.device)
+    for start, stop in itertools.pairwise(bounds):
+        inside = key[start:stop].permute(1, 2, 0)
+        step = max(1, _CHUNK_SCORES // max(heads * (stop - start), 1))
+        for chunk in torch.split(query[start:stop], step):
+            weights = (chunk.transpose(0, 1) @ inside * scale).softmax(dim=-1)
+            received[start:stop] += weights.sum(dim=(0, 1)) / (heads * (stop - start))
+    return received
+
+
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the halves of each head's width by rotary positions."""
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-second, first], dim=-1) * sin

@@ -59,9 +59,23 @@ class ClsAttention:
             Shape (N, T), float32, mean over heads; rows sum to one minus what the CLS token gives
             to itself.
         """
-        query, key = torch.cat(self._queries).float(), torch.cat(self._keys).float()
-        images, length, width = key.shape
-        key = key.view(images, length, self._heads, width // self._heads)
-        query = query.view(images, self._heads, width // self._heads)
-        logits = torch.einsum("nhc,nlhc->nhl", query, key) * self._scale
-        return logits.softmax(dim=-1).mean(dim=1)[:, 1:]
+        return cls_scores(torch.cat(self._queries), torch.cat(self._keys), self._heads, self._scale)
+
+
+def cls_scores(query: Tensor, key: Tensor, heads: int, scale: float) -> Tensor:
+    """Compute what the CLS token attends to, mean over heads.
+
+    Args:
+        query: Queries of the CLS token, shape (N, 1, width).
+        key: Keys of every token, the CLS token first, shape (N, 1 + T, width).
+        heads: Number of heads.
+        scale: Factor of the dot products.
+
+    Returns:
+        Shape (N, T), float32.
+    """
+    images, length, width = key.shape
+    key = key.float().view(images, length, heads, width // heads)
+    query = query.float().view(images, heads, width // heads)
+    logits = torch.einsum("nhc,nlhc->nhl", query, key) * scale
+    return logits.softmax(dim=-1).mean(dim=1)[:, 1:]

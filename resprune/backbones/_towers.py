@@ -85,22 +85,38 @@ class PatchAttention:
         Returns:
             Shape (N, L), float32; each row sums to one.
         """
-        query, key = (self._by_head(torch.cat(seen).float()) for seen in self._seen)
-        received = []
-        for queries, keys in zip(query, key, strict=True):
-            length = keys.shape[1]
-            step = max(1, _CHUNK_SCORES // (self._heads * length))
-            total = keys.new_zeros(length)
-            for chunk in queries.split(step, dim=1):
-                weights = (chunk @ keys.transpose(1, 2) * self._scale).softmax(dim=-1)
-                total += weights.sum(dim=(0, 1))
-            received.append(total / (self._heads * length))
-        return torch.stack(received)
+        query, key = (torch.cat(seen) for seen in self._seen)
+        return received_scores(query, key, self._heads, self._scale)
 
-    def _by_head(self, states: Tensor) -> Tensor:
-        """(N, L, width) -> (N, heads, L, head width)."""
-        views, length, width = states.shape
-        return states.view(views, length, self._heads, width // self._heads).transpose(1, 2)
+
+def received_scores(query: Tensor, key: Tensor, heads: int, scale: float) -> Tensor:
+    """Compute the attention that each token of each view receives, mean over heads and queries.
+
+    Args:
+        query: Queries, shape (N, L, width).
+        key: Keys, of the same shape.
+        heads: Number of heads.
+        scale: Factor of the dot products.
+
+    Returns:
+        Shape (N, L), float32; each row sums to one.
+    """
+    received = []
+    for queries, keys in zip(_by_head(query, heads), _by_head(key, heads), strict=True):
+        length = keys.shape[1]
+        step = max(1, _CHUNK_SCORES // (heads * length))
+        total = keys.new_zeros(length)
+        for chunk in queries.split(step, dim=1):
+            weights = (chunk @ keys.transpose(1, 2) * scale).softmax(dim=-1)
+            total += weights.sum(dim=(0, 1))
+        received.append(total / (heads * length))
+    return torch.stack(received)
+
+
+def _by_head(states: Tensor, heads: int) -> Tensor:
+    """(N, L, width) -> (N, heads, L, head width), float32."""
+    views, length, width = states.shape
+    return states.float().view(views, length, heads, width // heads).transpose(1, 2)
 
 
 def check_image_sizes(given: Any, images: int) -> None:

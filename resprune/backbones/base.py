@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resprune.backbones._question import ChatMarkers, extract_question, learn_markers
-from resprune.backbones._words import WordEmbedder
+from resprune.backbones._words import WordIds, WordVectors
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.prepare import Prepared, shorten
 
@@ -112,7 +112,8 @@ class Backbone(ABC):
         self.visual_tokens: int | None = None
         self.seed_signals: tuple[str, ...] = ()
         self.text_model: Any = None
-        self._words: WordEmbedder | None = None
+        self._word_ids: WordIds | None = None
+        self._word_vectors: WordVectors | None = None
         self._markers: ChatMarkers | None = None
         self._check_processor()
 
@@ -293,11 +294,18 @@ class Backbone(ABC):
         return str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
 
     @property
-    def words(self) -> WordEmbedder:
-        """The question's words in the LLM's input-embedding space."""
-        if self._words is None:
-            self._words = WordEmbedder(self.model.get_input_embeddings(), self.tokenizer)
-        return self._words
+    def word_ids(self) -> WordIds:
+        """Token ids of a question's words, in context."""
+        if self._word_ids is None:
+            self._word_ids = WordIds(self.tokenizer)
+        return self._word_ids
+
+    @property
+    def word_vectors(self) -> WordVectors:
+        """Words in the LLM's input-embedding space."""
+        if self._word_vectors is None:
+            self._word_vectors = WordVectors(self.model.get_input_embeddings())
+        return self._word_vectors
 
     def noun_embeddings(self, question: str, spans: Sequence[tuple[int, int]]) -> Tensor:
         """Embed words of a question in context.
@@ -311,7 +319,7 @@ class Backbone(ABC):
         Returns:
             Shape (L, d), the embedding's dtype and device.
         """
-        return self.words.embed(question, spans)
+        return self.word_vectors.embed(self.word_ids.of(question, spans))
 
     def noun_rarity(
         self, question: str, spans: Sequence[tuple[int, int]]
@@ -326,7 +334,7 @@ class Backbone(ABC):
             Tokenizer rank in [0, 1] (token id over vocabulary size, mean over sub-words) and
             embedding norm relative to the table's mean norm; L each.
         """
-        return self.words.rarity(question, spans)
+        return self.word_vectors.rarity(self.word_ids.of(question, spans))
 
     # -- model inputs -------------------------------------------------------------------
 

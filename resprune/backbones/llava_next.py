@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from resprune.backbones._anyres import AnyresBackbone
+from resprune.backbones._layout import tile_grid
 from resprune.backbones.base import register
 from resprune.errors import ResPruneError
 
@@ -25,7 +26,7 @@ class LlavaNextBackbone(AnyresBackbone):
         counts = []
         views = inputs["pixel_values"].shape[1]
         for image, size in enumerate(self._sizes(inputs)):
-            rows, columns = self._tile_grid(size)
+            rows, columns = tile_grid(size, self.model.config)
             counts.append(rows * columns + 1)
             if counts[-1] > views:
                 raise ResPruneError(

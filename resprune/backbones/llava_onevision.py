@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from resprune.backbones._anyres import AnyresBackbone
+from resprune.backbones._layout import tile_grid
 from resprune.backbones.base import register
 from resprune.errors import ResPruneError
 
@@ -46,7 +47,7 @@ class LlavaOnevisionBackbone(AnyresBackbone):
         views = inputs["pixel_values"].shape[1]
         for number in numbers:
             for _ in range(number):
-                rows, columns = self._tile_grid(sizes[len(counts)])
+                rows, columns = tile_grid(sizes[len(counts)], self.model.config)
                 counts.append(rows * columns + 1 if number == 1 else 1)
                 if counts[-1] > views:
                     raise ResPruneError(

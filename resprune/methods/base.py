@@ -88,6 +88,7 @@ class Method(ABC, Generic[_O]):
         options: Its options: a frozen pydantic model.
         stage: Where it acts.
         nested: Whether a smaller budget's order is a prefix of a larger one's.
+        draws: Whether it draws at random, anew for each ``Inputs.key``.
         version: Changes when the features that it replaces do; part of what outcomes are
             remembered by.
         stand_ins: What a row says where an extra that it was published with is not at hand, by
@@ -98,6 +99,7 @@ class Method(ABC, Generic[_O]):
     options: ClassVar[type[Options]]
     stage: ClassVar[Stage] = "tokens"
     nested: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     version: ClassVar[str] = "1"
     stand_ins: ClassVar[Mapping[str, str]] = MappingProxyType({})
 

@@ -29,6 +29,7 @@ class RandomTokens(Method[RandomOptions]):
     name = "random"
     options = RandomOptions
     nested = True
+    draws = True
 
     def select(self, image: Inputs, k: int, options: RandomOptions) -> Selection:
         """Order by the permutation."""

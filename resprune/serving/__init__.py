@@ -1,0 +1,1 @@
+"""Serving engines that can prune; nothing here is imported until one asks."""

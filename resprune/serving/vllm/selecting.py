@@ -1,0 +1,142 @@
+"""The engine: what each image of a step keeps."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from resprune.backbones import VisualTokens, WordVectors
+from resprune.config import PruningConfig
+from resprune.errors import ResPruneError
+from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_images, signals_of
+from resprune.prompt import Prompt
+from resprune.serving.vllm.settings import digest
+from resprune.serving.vllm.wire import pack_choice, unpack_question
+from resprune.setting import Adaptive, Setting
+
+_REMEMBERED = 1024
+_SEED = 0
+
+
+@dataclass
+class Spent:
+    """What an engine has done so far.
+
+    Attributes:
+        images: Images encoded.
+        kept: Visual tokens that they kept.
+        seen: Visual tokens that they had.
+        outside: Images whose prompt is unlike those that an adaptive policy was fitted on.
+        encoding: Seconds in the vision tower, the device not waited for.
+        selecting: Seconds in the selection, with what it waited for.
+    """
+
+    images: int = 0
+    kept: int = 0
+    seen: int = 0
+    outside: int = 0
+    encoding: float = 0.0
+    selecting: float = 0.0
+
+
+class Selecting:
+    """Plans images under a pruning config, as ``resprune.attach`` does.
+
+    Args:
+        config: The pruning config.
+        vectors: The LLM's input embeddings.
+        offered: Signals that the vision tower gives.
+    """
+
+    def __init__(
+        self, config: PruningConfig, vectors: WordVectors, offered: Collection[str]
+    ) -> None:
+        self.config = config
+        self.spent = Spent()
+        self._vectors = vectors
+        self._offered = offered
+        self._choices = [
+            pack_choice(row, digest(config, policy)).tolist()
+            for row, policy in enumerate(config.table)
+        ]
+        self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()
+
+    def policies(self, chosen: Tensor) -> list[Setting | Adaptive]:
+        """Return the policy of each image.
+
+        Args:
+            chosen: Shape (n, 2), as ``pack_choice`` writes them.
+
+        Raises:
+            ResPruneError: The front end has another config than this engine.
+        """
+        found = []
+        for choice in chosen.tolist():
+            if choice not in self._choices:
+                raise ResPruneError(
+                    "front end and engine have different pruning configs: the folder changed "
+                    "while vLLM started; start it again"
+                )
+            found.append(self.config.table[choice[0]])
+        return found
+
+    def signals(self, policies: Sequence[Setting | Adaptive]) -> frozenset[str]:
+        """Return the signals to record for some images."""
+        needs = frozenset[str]().union(*(needs_of(policy) for policy in policies))
+        return signals_of(needs, self._offered)
+
+    def plans(
+        self,
+        images: Sequence[VisualTokens],
+        policies: Sequence[Setting | Adaptive],
+        asked: Sequence[bytes],
+    ) -> list[Plan]:
+        """Plan the images of one step.
+
+        Args:
+            images: The encoded images.
+            policies: The policy of each.
+            asked: The question about each, as ``pack_question`` writes it.
+
+        Returns:
+            One plan an image.
+        """
+        started = time.perf_counter()
+        prompts, cosines, settings = [], [], []
+        for image, policy, packed in zip(images, policies, asked, strict=True):
+            prompt = self._prompt(packed)
+            reads = "nouns" in needs_of(policy)
+            seen = cosines_of(image, prompt) if reads else None
+            on_cpu = seen.cpu() if seen is not None and isinstance(policy, Adaptive) else seen
+            setting, outside = choose_setting(policy, self.config.predictor, prompt, image, on_cpu)
+            self.spent.outside += outside
+            prompts.append(prompt if reads else None)
+            cosines.append(seen)
+            settings.append(setting)
+        # the key that attach gives to the only image of a prompt
+        keys = [f"{_SEED}/0/{self._prompt(packed).question}" for packed in asked]
+        plans = plan_images(images, prompts, settings, keys, cosines)
+        self.spent.images += len(images)
+        self.spent.kept += sum(len(plan.kept) for plan in plans)
+        self.spent.seen += sum(len(image.tokens) for image in images)
+        self.spent.selecting += time.perf_counter() - started
+        return plans
+
+    def _prompt(self, packed: bytes) -> Prompt:
+        """Return a question's prompt, made once."""
+        if packed not in self._prompts:
+            self._prompts[packed] = Prompt.of(unpack_question(packed), self._vectors)
+            if len(self._prompts) > _REMEMBERED:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(packed)
+        return self._prompts[packed]
+
+
+def bytes_of(fields: Any) -> list[bytes]:
+    """Return the bytes of each image's question, however vLLM batched them."""
+    return [bytes(field.to("cpu").numpy()) for field in fields]
