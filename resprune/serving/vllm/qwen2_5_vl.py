@@ -1,0 +1,209 @@
+"""Qwen2.5-VL in vLLM: any resolution, windows, and M-RoPE positions that keep their gaps.
+
+vLLM counts positions before an image is encoded, and lets a model that prunes count them again
+(``SupportsMultiModalPruning``, made for videos). Text keeps the positions it has beside the whole
+image, which follow from the image's size; those of kept tokens travel with their embeddings, in
+trailing columns. So a prompt whose image lies in the prefix cache is placed right too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models.qwen2_5_vl import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLMultiModalProcessor,
+    Qwen2_5_VLProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from resprune.backbones import VisualTokens
+from resprune.backbones._received import packed_scores
+from resprune.errors import ResPruneError, UnsupportedModelError
+from resprune.plan import Plan
+from resprune.serving.vllm.attention import QueriesAndKeys, over_ranks
+from resprune.serving.vllm.cpu import recompute_positions
+from resprune.serving.vllm.model import Encoded, PrunedModel
+from resprune.serving.vllm.processor import PrunedProcessor
+from resprune.serving.vllm.settings import named
+
+_OWN = Qwen2_5_VLForConditionalGeneration
+_BASE = 256  # bfloat16 holds whole numbers up to here: a coordinate takes two columns
+_COLUMNS = 4
+# vLLM counts positions again where videos are pruned; so little that no video token goes
+_SWITCH = 1e-17
+
+
+class PrunedQwen25VLInfo(Qwen2_5_VLProcessingInfo):
+    """What may be in a prompt: images alone where a pruning config is named."""
+
+    def get_supported_mm_limits(self) -> Any:
+        """Refuse videos by vLLM's own message."""
+        limits = super().get_supported_mm_limits()
+        return {**limits, "video": 0} if named(self.get_hf_config()) else limits
+
+
+class PrunedQwen25VLProcessor(PrunedProcessor, Qwen2_5_VLMultiModalProcessor):
+    """Qwen2.5-VL's processor."""
+
+    architecture = "Qwen2_5_VLForConditionalGeneration"
+    image_input = "image_grid_thw"
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Refuse a prompt that ends with an image: text behind it tells where the image ends."""
+        if list(inputs.prompt[-1:]) == [self._image_token_id(self.info.get_hf_config())]:
+            raise ResPruneError(
+                "a prompt that ends with an image is not served; end the image with "
+                "<|vision_end|>, as the model's chat template does"
+            )
+        return super().apply(inputs, timing_ctx)
+
+
+def _processor(info: Any, dummy_inputs: Any) -> Any:
+    """Make the pruning processor where a config is named, else vLLM's own."""
+    if named(info.get_hf_config()):
+        return PrunedQwen25VLProcessor(info, dummy_inputs)
+    return _OWN._processor_factory.processor(info, dummy_inputs)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _processor,
+    info=PrunedQwen25VLInfo,
+    dummy_inputs=_OWN._processor_factory.dummy_inputs,
+)
+class PrunedQwen25VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL that keeps some of each image's tokens, at their own positions."""
+
+    own = _OWN
+    architecture = "Qwen2_5_VLForConditionalGeneration"
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        # before the model is made, which copies the switch; the runner reads it afterwards
+        vllm_config.model_config.multimodal_config.video_pruning_rate = _SWITCH
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        recompute_positions()
+
+    # -- the image ----------------------------------------------------------------------
+
+    def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
+        """Run the tower and the merger once."""
+        if signals and self.use_data_parallel:
+            raise UnsupportedModelError(
+                "a seed strategy or method that reads attention with mm_encoder_tp_mode 'data' is "
+                "not served: ranks have different images; use mm_encoder_tp_mode 'weights' or "
+                "the seed strategy 'l2_norm'"
+            )
+        block = self.visual.blocks[max(self.visual.fullatt_block_indexes)].attn
+        recorder = QueriesAndKeys(block.attn)
+        given = self._parse_and_validate_image_input(**inputs)
+        grids = given["image_grid_thw"].tolist()
+        if signals:
+            with recorder:
+                features = self._process_image_input(given)
+        else:
+            features = self._process_image_input(given)
+        received = self._received(recorder, block, grids) if signals else [None] * len(grids)
+        merge = self.visual.spatial_merge_size
+        return [
+            Encoded(
+                VisualTokens(
+                    rows,
+                    {} if scores is None else {"received_attention": scores},
+                    (height // merge, width // merge),
+                ),
+                rows,
+            )
+            for rows, scores, (_, height, width) in zip(features, received, grids, strict=True)
+        ]
+
+    def _received(self, recorder: QueriesAndKeys, block: Any, grids: Any) -> list[Tensor]:
+        """What the merged tokens of each image receive, in raster order."""
+        patches = [frames * height * width for frames, height, width in grids]
+        states = recorder.taken(1)
+        query, key = (each[0].float() for each in states)
+        bounds = list(itertools.accumulate(patches, initial=0))
+        scale = block.hidden_size_per_attention_head**-0.5
+        scores = over_ranks(packed_scores(query, key, scale, bounds), block.tp_size)
+        found = []
+        for each, grid in zip(torch.split(scores, patches), grids, strict=True):
+            units = each.view(-1, self.visual.spatial_merge_unit).sum(dim=1)
+            order, _ = self.visual.get_window_index_thw(*grid)
+            found.append(units[torch.argsort(order).to(units.device)])
+        return found
+
+    def entering(self, image: Encoded, plan: Plan) -> Tensor:
+        """Return the kept rows, each with its row and column in trailing columns."""
+        rows = super().entering(image, plan)
+        columns = image.visual.grid[1]
+        place = torch.stack([plan.kept // columns, plan.kept % columns], dim=1)
+        digits = torch.stack([place // _BASE, place % _BASE], dim=2).flatten(1)
+        return torch.cat([rows, digits.to(rows)], dim=1)
+
+    # -- positions ----------------------------------------------------------------------
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: Any
+    ) -> tuple[Tensor, int]:
+        """Place text as beside whole images; kept tokens stand at their image's first position.
+
+        Args:
+            input_tokens: Ids of the prompt, N of them.
+            mm_features: Its images, as vLLM has them.
+
+        Returns:
+            Time, height and width, shape (3, N); and the next position less N.
+        """
+        positions = torch.zeros(3, len(input_tokens), dtype=torch.long)
+        at, following = 0, 0
+        for feature in sorted(mm_features, key=lambda each: each.mm_position.offset):
+            start, length = feature.mm_position.offset, feature.mm_position.length
+            positions[:, at:start] = torch.arange(start - at) + following
+            first = following + start - at
+            positions[:, start : start + length] = first
+            grid = feature.data["image_grid_thw"].data
+            merge = self.config.vision_config.spatial_merge_size
+            at, following = start + length, first + int(grid[1:].max()) // merge
+        positions[:, at:] = torch.arange(len(input_tokens) - at) + following
+        following += len(input_tokens) - at
+        return positions, following - len(input_tokens)
+
+    def recompute_mrope_positions(
+        self,
+        input_ids: list[int] | Tensor,
+        multimodal_embeddings: Sequence[Tensor],
+        mrope_positions: Tensor,
+        num_computed_tokens: int,
+    ) -> tuple[Sequence[Tensor], Tensor, int]:
+        """Place the kept tokens of a step.
+
+        Args:
+            input_ids: Ids of the prompt, N of them.
+            multimodal_embeddings: Kept rows of the step's part of each image, with their places.
+            mrope_positions: Positions so far, shape (3, N).
+            num_computed_tokens: Where the step begins.
+
+        Returns:
+            The rows without their places, the positions, and the next position less N.
+        """
+        positions = mrope_positions
+        if len(multimodal_embeddings):
+            positions = positions.clone()
+            places = torch.cat([rows[:, -_COLUMNS:] for rows in multimodal_embeddings])
+            digits = places.to(positions.device, torch.long).view(-1, 2, 2)
+            place = digits[:, :, 0] * _BASE + digits[:, :, 1]  # row and column, (n, 2)
+            ids = torch.as_tensor(input_ids, device=positions.device)
+            image = ids == self.config.image_token_id
+            columns = image.nonzero()[:, 0]
+            columns = columns[columns >= num_computed_tokens][: len(place)]
+            # the image begins where the text before its first placeholder ends
+            text = torch.where(image, -1, torch.arange(len(ids), device=positions.device))
+            before = text.cummax(0).values[columns]
+            first = torch.where(before < 0, 0, positions[0, before.clamp_min(0)] + 1)
+            positions[0, columns] = first
+            positions[1:, columns] = first + place.T
+        rows = [each[:, :-_COLUMNS] for each in multimodal_embeddings]
+        return rows, positions, int(positions[0, -1]) + 1 - len(input_ids)  # it ends with text
