@@ -32,21 +32,21 @@ ENGINE = {
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An image and a question about it."""
+class Asked:
+    """A question about one image, or several."""
 
-    image: Image.Image
     question: str
+    images: tuple[Image.Image, ...]
 
 
-def pairs(name: str, images: int = 16, each: int = 2) -> list[Pair]:
+def pairs(name: str, images: int = 16, each: int = 2) -> list[Asked]:
     """Questions about scenes of the monitor split, ``each`` an image."""
     scene = generate_wide_scene if name == "nano-llava-next" else generate_scene
     found = []
     for index in range(images):
         asked = iter_questions("monitor", each, offset=8 * index, scene=scene)
         image = scene(asked[0].scene_seed).image
-        found += [Pair(image, question.text) for question in asked]
+        found += [Asked(question.text, (image,)) for question in asked]
     return found
 
 
@@ -78,12 +78,13 @@ class Served:
         llm: The engine.
         model: Its model.
         kept: Kept indices of each image in the order of encoding.
-        settings: The setting of each.
+        cached: Tokens that each prompt of the last call found in the prefix cache.
     """
 
     llm: Any
     model: Any
     kept: list[list[int]] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
 
     def ask(
         self, prompts: Sequence[Mapping[str, Any]], tokens: int = NEW_TOKENS
@@ -94,12 +95,19 @@ class Served:
         sampling = SamplingParams(temperature=0, max_tokens=tokens)
         outputs = self.llm.generate(list(prompts), sampling, use_tqdm=False)
         ids = [list(output.outputs[0].token_ids) for output in outputs]
+        self.cached = [output.num_cached_tokens for output in outputs]
         return ids, [len(output.prompt_token_ids) for output in outputs]
 
     def seen(self) -> list[list[int]]:
         """Kept indices since the last time asked."""
         found, self.kept[:] = list(self.kept), []
         return found
+
+    def forget(self) -> None:
+        """Empty every cache: of processed images, of encoded ones, of prefixes."""
+        self.llm.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        self.llm.reset_prefix_cache()
 
 
 @contextmanager
@@ -143,6 +151,25 @@ def config_files(config: PruningConfig) -> dict[str, Any]:
     return files
 
 
+@dataclass
+class Expected:
+    """What prompts give under ``attach``.
+
+    Attributes:
+        ids: Generated ids of each prompt.
+        lengths: Length of each shortened prompt.
+        kept: Kept indices of each image.
+        settings: Setting of each image.
+        outside: Whether each image's prompt is unlike those of the predictor.
+    """
+
+    ids: list[list[int]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    kept: list[list[int]] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list)
+    outside: list[bool] = field(default_factory=list)
+
+
 class Oracle:
     """The model in transformers under ``resprune.attach``."""
 
@@ -152,41 +179,42 @@ class Oracle:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(folder).eval()
         self.processor = load_processor(str(folder))
 
-    def prompt(self, question: str, images: int = 1) -> str:
+    def prompt(self, asked: Asked) -> str:
         """One user turn."""
-        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-        turns = [{"role": "user", "content": content}]
+        content = [{"type": "image"}] * len(asked.images)
+        turns = [{"role": "user", "content": [*content, {"type": "text", "text": asked.question}]}]
         return str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
 
-    def served(self, pair: Pair, **arguments: Any) -> dict[str, Any]:
+    def served(self, asked: Asked, **arguments: Any) -> dict[str, Any]:
         """The prompt as vLLM takes it."""
         prompt = {
-            "prompt": self.prompt(pair.question),
-            "multi_modal_data": {"image": pair.image},
+            "prompt": self.prompt(asked),
+            "multi_modal_data": {"image": list(asked.images)},
         }
         return {**prompt, "mm_processor_kwargs": arguments} if arguments else prompt
 
     @torch.no_grad()
     def answers(
-        self, asked: Sequence[Pair], config: PruningConfig | None, budget: Any = None
-    ) -> tuple[list[list[int]], list[list[int]], list[int], list[Any]]:
-        """Generated ids, kept indices, prompt lengths and settings of each pair."""
-        ids, kept, lengths, settings = [], [], [], []
+        self, asked: Sequence[Asked], config: PruningConfig | None, budget: Any = None
+    ) -> Expected:
+        """What the model does under ``attach``, one prompt at a time."""
+        found = Expected()
         attached = config and resprune.attach(self.model, self.processor, config)
         given = {} if budget is None else {"budget": budget}
-        for pair in asked:
+        for each in asked:
             inputs = self.processor(
-                images=pair.image, text=self.prompt(pair.question), return_tensors="pt"
+                images=list(each.images), text=self.prompt(each), return_tensors="pt"
             )
             output = self.model.generate(
                 **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **given
             )
-            ids.append(output[0, inputs["input_ids"].shape[1] :].tolist())
-            lengths.append(inputs["input_ids"].shape[1])
+            found.ids.append(output[0, inputs["input_ids"].shape[1] :].tolist())
+            found.lengths.append(inputs["input_ids"].shape[1])
             if attached and attached.last.pruned:
-                lengths[-1] = len(attached.last.kept_positions[0])
-                kept.append(attached.last.kept[0].tolist())
-                settings.append(attached.last.settings[0])
+                found.lengths[-1] = len(attached.last.kept_positions[0])
+                found.kept += [kept.tolist() for kept in attached.last.kept]
+                found.settings += attached.last.settings
+                found.outside += attached.last.outside
         if attached:
             attached.detach()
-        return ids, kept, lengths, settings
+        return found

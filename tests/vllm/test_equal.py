@@ -1,0 +1,123 @@
+"""Answers and kept indices are those of ``resprune.attach``: 32 pairs a family and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resprune import PruningConfig
+from resprune.serving.vllm.asking import _reads_question
+from tests.vllm import configs
+from tests.vllm.harness import Asked, Oracle, Served, pairs, serve
+
+FAMILIES = {
+    "nano-llava": ("llava", "cls_attention", "compact"),
+    "nano-llava-next": ("llava_next", "cls_attention", "compact"),
+    "nano-qwen2.5-vl": ("qwen2_5_vl", "received_attention", "keep"),
+}
+KINDS = list(configs.table("l2_norm", "keep", None))
+_LEAST_ANSWERS = 5  # a model that says one thing whatever is kept would test nothing
+
+
+@dataclass
+class Both:
+    """The same model served and attached."""
+
+    served: Served
+    oracle: Oracle
+    config: PruningConfig
+    asked: list[Asked]
+
+    def policy(self, kind: str) -> Any:
+        """The policy of a kind, and the budget that names it."""
+        policy = self.config.table[KINDS.index(kind)]
+        return policy, getattr(policy.budget, "count", None) or policy.budget.ratio
+
+
+def both(name: str, folder: Path, **engine: Any) -> Iterator[Both]:
+    asked = pairs(name)
+    config = configs.config(*FAMILIES[name], [each.question for each in asked])
+    with serve(folder, config, **engine) as served:
+        yield Both(served, Oracle(folder), config, asked)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def eager(request: Any, folders: dict[str, Path]) -> Iterator[Both]:
+    yield from both(request.param, folders[request.param])
+
+
+def check(both: Both, kind: str, asked: list[Asked] | None = None) -> None:
+    """Compare ids, lengths and kept indices of prompts under one policy."""
+    asked = both.asked if asked is None else asked
+    policy, budget = both.policy(kind)
+    expected = both.oracle.answers(asked, both.config, budget)
+    both.served.forget()
+    both.served.seen()
+    prompts = [both.oracle.served(each, resprune_budget=budget) for each in asked]
+    ids, lengths = both.served.ask(prompts)
+    assert ids == expected.ids
+    assert lengths == expected.lengths
+    assert len({tuple(each) for each in ids}) >= min(_LEAST_ANSWERS, len(asked) // 2)
+    kept = both.served.seen()
+    if kind == "all":
+        tokens = {len(each) for each in kept}
+        assert len(tokens) == 1  # every token of every image
+        return
+    wanted = expected.kept
+    if not _reads_question(policy):  # one encoding serves all questions about an image
+        images = [id(image) for each in asked for image in each.images]
+        wanted = [kept for i, kept in enumerate(wanted) if images.index(images[i]) == i]
+    assert kept == wanted
+    if kind == "adaptive":
+        assert len(set(expected.settings)) > 1
+        assert 0 < sum(expected.outside) < len(expected.outside)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_policy(eager: Both, kind: str) -> None:
+    check(eager, kind)
+
+
+@pytest.mark.parametrize("kind", ["alpha 0", "adaptive", "signal", "visionzip"])
+def test_several_images(eager: Both, kind: str) -> None:
+    images = [each.images[0] for each in eager.asked[::2]]
+    asked = [
+        Asked(each.question, tuple(images[(i + j) % len(images)] for j in range(2 + i % 2)))
+        for i, each in enumerate(eager.asked[:8])
+    ]
+    policy, budget = eager.policy(kind)
+    expected = eager.oracle.answers(asked, eager.config, budget)
+    eager.served.forget()
+    ids, lengths = eager.served.ask(
+        [eager.oracle.served(each, resprune_budget=budget) for each in asked]
+    )
+    assert ids == expected.ids
+    assert lengths == expected.lengths
+
+
+@pytest.mark.parametrize("size", [(56, 112), (168, 60), (37, 90)])
+def test_other_shapes_of_images(eager: Both, size: tuple[int, int]) -> None:
+    asked = [Asked(each.question, (each.images[0].resize(size),)) for each in eager.asked[:8]]
+    check(eager, "signal", asked)
+    check(eager, "l2_norm", asked)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prefill_in_chunks_through_an_image(name: str, folders: dict[str, Path]) -> None:
+    engine = {"enable_chunked_prefill": True, "max_num_batched_tokens": 24, "max_num_seqs": 4}
+    for each in both(name, folders[name], **engine):
+        check(each, "signal")
+        check(each, "adaptive")
+        images = tuple(pair.images[0] for pair in each.asked[:4:2])
+        check(each, "l2_norm", [Asked(pair.question, images) for pair in each.asked[:4]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_compiled(name: str, folders: dict[str, Path]) -> None:
+    for each in both(name, folders[name], enforce_eager=False):
+        check(each, "signal")
+        check(each, "adaptive")
