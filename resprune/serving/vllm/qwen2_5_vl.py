@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,6 +62,12 @@ class PrunedQwen25VLProcessor(PrunedProcessor, Qwen2_5_VLMultiModalProcessor):
                 "<|vision_end|>, as the model's chat template does"
             )
         return super().apply(inputs, timing_ctx)
+
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """End the prompt that memory is measured with as real ones end."""
+        inputs = super().get_dummy_inputs(*args, **kwargs)
+        ending = int(self.info.get_hf_config().vision_end_token_id)
+        return replace(inputs, prompt=[*inputs.prompt, ending])
 
 
 def _processor(info: Any, dummy_inputs: Any) -> Any:
