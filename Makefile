@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test mutants lint docs clean
+.PHONY: demo test test-vllm serve-env mutants lint docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,6 +24,15 @@ demo: $(VENV)/.installed  ## run a small study of the embedded model; leaves a r
 # one thread: the tests' models are so small that a second one only gets in the way
 test: $(VENV)/.installed  ## run every test, without the network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+serve-env:  ## on a CPU: .venv-vllm, with vLLM's CPU build and this clone (3.5 GB once, in the cache)
+	$(PYTHON) scripts/vllm_cpu/make_env.py $(VENV)-vllm
+
+test-vllm:  ## test the vLLM plug-in in that environment; skipped where it cannot be had
+	@$(PYTHON) scripts/vllm_cpu/make_env.py $(VENV)-vllm || status=$$?; \
+	if [ "$${status:-0}" = 3 ]; then echo "test-vllm skipped, see above"; \
+	elif [ -n "$$status" ]; then exit "$$status"; \
+	else $(VENV)-vllm/bin/python -m pytest tests/vllm; fi
 
 mutants: $(VENV)/.installed  ## break a line at a time on a copy: does a test notice? (slow)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -41,7 +42,7 @@ NOUNS = ("star", "dog", "bottle", "window", "sign", "wheel", "bird", "lamp")
 UNPRUNED = "unpruned"
 SIZES: dict[str, dict[str, int]] = {
     # tower to decoder as in LLaVA-1.5-7b: about one parameter to twenty
-    "small": {"tower": 256, "tower_layers": 6, "width": 1024, "layers": 8},
+    "small": {"tower": 192, "tower_layers": 5, "width": 768, "layers": 6},
     "tiny": {"tower": 64, "tower_layers": 2, "width": 128, "layers": 1},
 }
 
@@ -240,13 +241,15 @@ def server(model: Path, config: Path, prefix_cache: bool, log: Path) -> Iterator
         **os.environ,
     }
     with log.open("w", encoding="utf-8") as output:
-        running = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        running = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_for(address, running, log)
             yield address
         finally:
-            running.terminate()
+            os.killpg(running.pid, signal.SIGKILL)  # the engine's process too
             running.wait()
 
 

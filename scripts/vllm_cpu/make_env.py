@@ -49,7 +49,8 @@ def make_shared(folder: Path) -> None:
         packages = site_packages(beside)
         shutil.copy(SHIM, packages)
         (packages / f"{SHIM.stem}.pth").write_text(f"import {SHIM.stem}\n", encoding="utf-8")
-        beside.rename(folder)
+        if not folder.is_dir():  # another clone may have made it meanwhile
+            beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

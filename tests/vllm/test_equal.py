@@ -89,7 +89,7 @@ def test_several_images(eager: Both, kind: str) -> None:
         Asked(each.question, tuple(images[(i + j) % len(images)] for j in range(2 + i % 2)))
         for i, each in enumerate(eager.asked[:8])
     ]
-    policy, budget = eager.policy(kind)
+    _, budget = eager.policy(kind)
     expected = eager.oracle.answers(asked, eager.config, budget)
     eager.served.forget()
     ids, lengths = eager.served.ask(

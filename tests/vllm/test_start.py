@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ def config(budget: Any = 43, **options: Any) -> PruningConfig:
 
 
 def hub_names(folder: Path) -> Path:
-    """nano-llava with its tower's weights named as on the hub, which alone vLLM's own class reads."""
-    import shutil
-
+    """nano-llava with its tower's weights named as on the hub, as vLLM's own class reads them."""
     shutil.copytree(model_dir("nano-llava"), folder)
     weights = load_file(folder / "model.safetensors")
     renamed = {
