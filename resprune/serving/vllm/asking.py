@@ -78,7 +78,8 @@ class Asking:
 
     def policy(self, arguments: Mapping[str, Any]) -> Setting | Adaptive:
         """Return the policy that ``arguments`` chose."""
-        return self.config.table[arguments[ROW]]
+        row: int = arguments[ROW]
+        return self.config.table[row]
 
     def question(self, arguments: Mapping[str, Any]) -> Question:
         """Return what is read of a request's question; nothing where its policy reads none."""

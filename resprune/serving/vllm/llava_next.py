@@ -71,7 +71,8 @@ class Arrangements:
         self, views: Sequence[Tensor], sizes: Tensor, newline: Tensor, *, whole: bool = False
     ) -> list[Tensor]:
         """Pack the views of each image; see ``resprune.backbones._layout.Pack``."""
-        packed, _ = LlavaNextModel.pack_image_features(
+        model: Any = LlavaNextModel  # of which the packing reads the config alone
+        packed, _ = model.pack_image_features(
             SimpleNamespace(config=self._config),
             views,
             sizes,

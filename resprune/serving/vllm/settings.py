@@ -52,7 +52,7 @@ def read_config(hf_config: Any) -> PruningConfig:
             f"or the content of {CONFIG_FILE}"
         )
     files = dict(given) if CONFIG_FILE in given else {CONFIG_FILE: dict(given)}
-    config = dict(files.pop(CONFIG_FILE))
+    content = dict(files.pop(CONFIG_FILE))
     data = files.popitem()[1] if len(files) == 1 else None
     if files:
         raise ConfigError(
@@ -60,7 +60,7 @@ def read_config(hf_config: Any) -> PruningConfig:
             f"{CONFIG_FILE} and at most one predictor, such as {PREDICTOR_FILE}"
         )
     predictor = None if data is None else AlphaPredictor.from_dict(data, where=where)
-    return PruningConfig.from_dict(config, predictor=predictor, where=where)
+    return PruningConfig.from_dict(content, predictor=predictor, where=where)
 
 
 def checked_config(hf_config: Any, architecture: str) -> PruningConfig:
