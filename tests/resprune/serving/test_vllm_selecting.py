@@ -31,7 +31,7 @@ from studies.nano import model_dir
 from studies.nano.example import example_image
 from tests.vllm import configs
 
-QUESTIONS = ["What color is the star?", "How many objects are there?", "Is there a red moon?"]
+QUESTIONS = ["What color is the star?", "How many objects are there?", "Is there a red circle?"]
 CONFIG = configs.config("llava", "cls_attention", "compact", QUESTIONS)
 
 
