@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import types
 import warnings
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class Attachment:
         self.last: CallRecord | None = None
         self.fallbacks = 0
         self._seed = seed
+        self._one_call = threading.Lock()
         self._hooks: list[Any] = []
         if hasattr(vars(self.model).get("generate"), _MARK):
             raise ResPruneError(
@@ -94,6 +96,22 @@ class Attachment:
     def reader(self) -> PromptReader:
         """Reads and remembers questions, for policies that read nouns."""
         return PromptReader(self.backbone, make_extractor(self.config.nouns))
+
+    def generate(self, **inputs: Any) -> tuple[Any, CallRecord]:
+        """Generate, and give the call's own record with its output.
+
+        Calls from several threads wait for each other, so that no record is another call's.
+
+        Args:
+            **inputs: For ``model.generate``, with ``query``, ``budget``, ``alpha`` and ``options``.
+
+        Returns:
+            What ``model.generate`` returns, and what this call did.
+        """
+        with self._one_call:
+            output = self.model.generate(**inputs)
+            assert self.last is not None
+            return output, self.last
 
     # -- on and off ---------------------------------------------------------------------
 
