@@ -89,6 +89,10 @@ def run(
     report_samples: ReportSamples = None,
     report_offset: ReportOffset = None,
     seed: Seed = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(help="Positions of kept tokens: keep, or compact, as vLLM counts 1-D ones."),
+    ] = None,
     no_adaptive: Annotated[
         bool, typer.Option("--no-adaptive", help="Do not fit the alpha predictor.")
     ] = False,
@@ -106,6 +110,7 @@ def run(
             "report": {"samples": report_samples, "offset": report_offset},
         },
         alpha={"adaptive": False} if no_adaptive else {},
+        search={} if positions is None else {"positions": positions},
     )
     quieten_libraries()
     from tuner.output import RichProgress, show_results

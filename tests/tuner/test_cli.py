@@ -83,6 +83,7 @@ def test_run_prints_json_alone_then_report_and_export_work(study, tmp_path, caps
         (["export", "nowhere"], "error: nowhere/results.json: not found"),
         (["ls", "task"], "error: cannot list 'task'. Did you mean 'tasks'"),
         (["run", "nano-llava", "--trials", "0"], r"error: .*study\.trials"),
+        (["run", "nano-llava", "--positions", "dense"], r"error: .*search\.positions.*'dense'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
@@ -93,12 +94,12 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_ranges_take_the_place_of_the_file_s(study, capsys, monkeypatch):
+def test_options_take_the_place_of_the_file_s(study, capsys, monkeypatch):
     class Asked(Exception):
         pass
 
     def run_study(config, *_):
-        raise Asked(config.task)
+        raise Asked(config)
 
     monkeypatch.setattr("tuner.run.run_study", run_study)
     study.write_text(
@@ -108,9 +109,12 @@ def test_ranges_take_the_place_of_the_file_s(study, capsys, monkeypatch):
         )
     )
     ranges = ["--certify-samples", "9", "--certify-offset", "600", "--report-offset", "16"]
+    ranges += ["--positions", "compact"]
     with pytest.raises(Asked) as caught:
         cli.app(["run", str(study), "--quiet", *ranges], standalone_mode=False)
-    (task,) = caught.value.args
+    (config,) = caught.value.args
+    assert config.search.positions == ("compact",)
+    task = config.task
     assert (task.certify.samples, task.certify.offset, task.certify.end) == (9, 600, 609)
     assert (task.certify.split, task.certify.questions_per_image) == ("certify", 1)
     assert (task.report.samples, task.report.offset) == (8, 16)

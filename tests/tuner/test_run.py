@@ -477,8 +477,17 @@ def test_random_scores_are_the_mean_of_draws(opened):
     split = opened.split("report")
     draws = [split.score(Setting.of("random", 6, seed=seed)) for seed in (0, 1)]
     assert not np.array_equal(*draws)
-    budget = Setting.of("random", 6).budget
-    assert np.allclose(random_scores(split, budget, 0), np.mean(draws, axis=0))
+    assert np.allclose(random_scores(split, Setting.of("l2_norm", 6), 0), np.mean(draws, axis=0))
+
+
+def test_everything_measured_at_a_budget_is_placed_alike(opened):
+    chosen = Setting.of("resprune", 6, positions="compact")
+    named = fixed_policies(opened, chosen, [])
+    kinds = [kind for kind, _ in named]
+    assert {"random", "baseline", "alpha-0", "tuned"} <= set(kinds)
+    for kind, setting in named:
+        if kind != "paper-default":  # as the study's own search places it
+            assert setting.positions == "compact", kind
 
 
 def test_intervals_by_group_partition_the_samples():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from resprune.budget import Budget
 from resprune.errors import ConfigError, UnsupportedModelError
 from resprune.plan import needs_of, signals_of
-from resprune.setting import Adaptive, Later, Setting
+from resprune.setting import Adaptive, Setting
 from tuner.results.rows import RowKind
 from tuner.scoring.split import Split
 from tuner.stages.opened import OpenedStudy
@@ -57,7 +57,7 @@ def baselines(opened: OpenedStudy, budget: Budget, found: Sequence[Setting] = ()
     paper = opened.paper(budget)
     of_method = {setting.method: setting for setting in found}
     ours = of_method.get("resprune", paper)
-    named: list[Named] = [("random", random_tokens(budget, opened.seed, ours.later))]
+    named: list[Named] = [("random", placed_as(ours, random_tokens(budget, opened.seed)))]
     for method in METHODS:
         setting, _ = baseline(opened, method, budget, ours)
         if setting is not None:
@@ -80,10 +80,9 @@ def baseline(
     if method == "relevance":
         shared["relevance"] = ours.options.relevance  # type: ignore[attr-defined]
     try:
-        setting = Setting.of(method, budget, positions=ours.positions, **shared)
+        setting = placed_as(ours, Setting.of(method, budget, **shared))
         offered = opened.backbone.seed_signals
         opened.backbone.require_signals(signals_of(needs_of(setting), offered))
-        setting = setting.model_copy(update={"later": ours.later})
     except ConfigError:
         return None, f"does not take the budget {budget}"
     except UnsupportedModelError:
@@ -91,24 +90,31 @@ def baseline(
     return setting, ""
 
 
-def random_tokens(budget: Budget, seed: int, later: Later | None = None) -> Setting:
+def random_tokens(budget: Budget, seed: int) -> Setting:
     """Return the setting that keeps random tokens."""
-    return Setting.of("random", budget, seed=seed).model_copy(update={"later": later})
+    return Setting.of("random", budget, seed=seed)
+
+
+def placed_as(ours: Setting, other: Setting) -> Setting:
+    """Return a setting with another's positions and later stage."""
+    return other.model_copy(update={"positions": ours.positions, "later": ours.later})
 
 
 def score(split: Split, named: Sequence[Named], seed: int) -> list[Scored]:
     """Score settings on a split; random tokens by the mean of two draws a sample."""
     rows = iter(split.scores([setting for kind, setting in named if kind != "random"]))
     return [
-        (kind, setting, random_scores(split, setting.budget, seed, setting.later))
+        (kind, setting, random_scores(split, setting, seed))
         if kind == "random"
         else (kind, setting, next(rows))
         for kind, setting in named
     ]
 
 
-def random_scores(split: Split, budget: Budget, seed: int, later: Later | None = None) -> Floats:
-    """Score random tokens, the mean of two draws a sample, shape (N,)."""
-    draws = [random_tokens(budget, seed + draw, later) for draw in range(RANDOM_DRAWS)]
+def random_scores(split: Split, ours: Setting, seed: int) -> Floats:
+    """Score random tokens, as many and placed as another setting's: (N,), the mean of two draws."""
+    draws = [
+        placed_as(ours, random_tokens(ours.budget, seed + draw)) for draw in range(RANDOM_DRAWS)
+    ]
     mean: Floats = split.scores(draws).mean(axis=0)
     return mean
