@@ -56,14 +56,22 @@ class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
     architecture = "LlavaForConditionalGeneration"
     hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
 
+    def counts(self, inputs: dict[str, Any]) -> list[int]:
+        """Return the cells of each view."""
+        return [self._side**2] * len(inputs["pixel_values"])
+
+    @property
+    def _side(self) -> int:
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size)
+
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the projector once."""
         recorder = TowerAttention(self.vision_tower, signals)
         with recorder:
             features = LlavaForConditionalGeneration.embed_multimodal(self, **inputs)
         found = recorder.signals()
-        vision = self.config.vision_config
-        side = vision.image_size // vision.patch_size
+        side = self._side
         return [
             Encoded(
                 VisualTokens(rows, {name: each[i] for name, each in found.items()}, (side,) * 2),

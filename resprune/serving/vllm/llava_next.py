@@ -129,6 +129,11 @@ class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self._arrangements = Arrangements(self.config)
 
+    def counts(self, inputs: dict[str, Any]) -> list[int]:
+        """Return the placeholders of each image."""
+        sizes = inputs["image_sizes"].view(-1, 2).tolist()
+        return [self._arrangements.of(*size).placeholders for size in sizes]
+
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the projector once, and push the signal through the packing."""
         sizes = inputs["image_sizes"].view(-1, 2).cpu()

@@ -69,11 +69,31 @@ class PrunedModel:
             ),
             family.signals(hf_config),
         )
+        # vLLM counts kept tokens, and so puts many more images into a step than it would whole ones
+        self._most = int(vllm_config.scheduler_config.max_num_batched_tokens)
         self._logged = time.monotonic()
         self._say(
             f"ResPrune active: {_kept(config.policy(), family.visual_tokens(hf_config))}, "
             f"{_how(config.policy())}"
         )
+
+    @abstractmethod
+    def counts(self, inputs: dict[str, Any]) -> list[int]:
+        """Return the visual tokens of each image of a step, before pruning.
+
+        Args:
+            inputs: vLLM's inputs of the images.
+        """
+
+    def part(self, inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+        """Return the inputs of some images of a step.
+
+        Args:
+            inputs: vLLM's inputs of the images.
+            start: The first one.
+            stop: The one after the last.
+        """
+        return {name: value[start:stop] for name, value in inputs.items()}
 
     @abstractmethod
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
@@ -93,14 +113,22 @@ class PrunedModel:
         if chosen is None:
             raise ResPruneError("images came past the processor of this package; serve it whole")
         policies = self._selecting.policies(chosen.view(-1, chosen.shape[-1]))
+        questions, rows = bytes_of(asked), list[Tensor]()
         with torch.no_grad():
-            started = time.perf_counter()
-            encoded = self.encode(kwargs, self._selecting.signals(policies))
-            self._selecting.spent.encoding += time.perf_counter() - started
-            plans = self._plans(encoded, policies, bytes_of(asked))
-            rows = [self.entering(image, plan) for image, plan in zip(encoded, plans, strict=True)]
+            for start, stop in groups(self.counts(kwargs), self._most):
+                part = self.part(kwargs, start, stop)
+                rows += self._embed(part, policies[start:stop], questions[start:stop])
         self._log()
         return rows
+
+    def _embed(
+        self, inputs: dict[str, Any], policies: Sequence[Setting | Adaptive], asked: Sequence[bytes]
+    ) -> list[Tensor]:
+        started = time.perf_counter()
+        encoded = self.encode(inputs, self._selecting.signals(policies))
+        self._selecting.spent.encoding += time.perf_counter() - started
+        plans = self._plans(encoded, policies, asked)
+        return [self.entering(image, plan) for image, plan in zip(encoded, plans, strict=True)]
 
     def _plans(
         self,
@@ -150,6 +178,25 @@ class PrunedModel:
 
         if get_tensor_model_parallel_rank() == 0:
             init_logger("vllm.resprune").info("%s", text)
+
+
+def groups(counts: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Cut the images of a step into groups that the tower takes at once.
+
+    Args:
+        counts: Visual tokens of each image.
+        most: Visual tokens of a group; a larger image is a group of its own.
+
+    Returns:
+        First image and the one after the last, of each group.
+    """
+    found, start, total = [], 0, 0
+    for place, count in enumerate(counts):
+        if place > start and total + count > most:
+            found.append((start, place))
+            start, total = place, 0
+        total += count
+    return [*found, (start, len(counts))] if counts else []
 
 
 def _kept(policy: Setting | Adaptive, tokens: int | None) -> str:

@@ -96,6 +96,26 @@ class PrunedQwen25VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
 
     # -- the image ----------------------------------------------------------------------
 
+    def counts(self, inputs: dict[str, Any]) -> list[int]:
+        """Return the merged tokens of each image."""
+        unit = int(self.visual.spatial_merge_unit)
+        return [patches // unit for patches in self._patches(inputs)]
+
+    def part(self, inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+        """Return the inputs of some images, whose patches lie one after the other."""
+        patches = self._patches(inputs)
+        first, last = sum(patches[:start]), sum(patches[:stop])
+        grids = inputs["image_grid_thw"].view(-1, 3)
+        return {
+            "pixel_values": inputs["pixel_values"][first:last],
+            "image_grid_thw": grids[start:stop],
+        }
+
+    @staticmethod
+    def _patches(inputs: dict[str, Any]) -> list[int]:
+        found: list[int] = inputs["image_grid_thw"].view(-1, 3).prod(dim=1).tolist()
+        return found
+
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the merger once."""
         if signals and self.use_data_parallel:
