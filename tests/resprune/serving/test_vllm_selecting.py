@@ -16,6 +16,7 @@ from resprune.nouns import NounExtractor
 from resprune.processors import load_processor
 from resprune.prompt import Question, read_question
 from resprune.serving.vllm.asking import Asking, kept_placeholders
+from resprune.serving.vllm.model import groups
 from resprune.serving.vllm.selecting import Selecting
 from resprune.serving.vllm.wire import (
     BUDGET,
@@ -151,3 +152,19 @@ def test_words_are_ranked_by_the_tokens_of_the_table_alone(nano: tuple[Any, Any]
         padded.weight[len(table.weight) :] = 100.0  # vLLM pads the table of a vocabulary
     own, theirs = WordVectors(table), WordVectors(padded, len(table.weight))
     assert own.rarity([[5, 6], [7]]) == theirs.rarity([[5, 6], [7]])
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "expected"),
+    [
+        ([], 100, []),
+        ([576, 576, 576, 576], 2048, [(0, 3), (3, 4)]),
+        ([576, 576], 100, [(0, 1), (1, 2)]),
+        ([10, 2000, 10, 10], 100, [(0, 1), (1, 2), (2, 4)]),
+        ([40, 60, 1], 100, [(0, 2), (2, 3)]),
+    ],
+)
+def test_the_tower_takes_no_more_at_once_than_unpruned(
+    counts: list[int], most: int, expected: list[tuple[int, int]]
+) -> None:
+    assert groups(counts, most) == expected
