@@ -22,13 +22,14 @@ from typing import Any
 
 import pytest
 
-from resprune import PruningConfig, Setting
-from studies.nano import model_dir
+from tests.vllm import configs
 from tests.vllm.harness import Asked, Oracle, pairs
+from tests.vllm.test_equal import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "vllm.md").read_text(encoding="utf-8")
 _PYTHON = ".venv-vllm/bin/python"
+BUDGETS = (41, 44, 90)  # adaptive, a method that replaces features, and one that reads no question
 
 
 def blocks(kind: str) -> list[str]:
@@ -128,17 +129,21 @@ def post(port: int, question: str, image: Any = None, mm: Any = None) -> tuple[i
         return error.code, json.load(error)
 
 
-def test_the_server_answers_as_attach_does(place: Path) -> None:
-    own = {"alpha": 0.75, "positions": "compact"}
-    table = [Setting.of("resprune", budget, **own) for budget in (22, 43)]
-    config = PruningConfig.from_dict({"default": {"count": 22}, "table": table})
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_server_answers_as_attach_does(
+    place: Path, name: str, folders: dict[str, Path]
+) -> None:
+    asked, oracle = pairs(name), Oracle(folders[name])
+    config = configs.config(*FAMILIES[name], [each.question for each in asked])
     config.save_pretrained(place / "serve-config")
-    serve = blocks("bash")[2]
     port = free_port()
-    oracle, asked = Oracle(model_dir("nano-llava")), pairs("nano-llava")
-    command = f"{serve.strip().replace('8000', str(port))} --trust-request-mm-kwargs"
-    with running(command, place, port), ThreadPoolExecutor(8) as pool:
-        for budget in (None, 43):
+    serve = blocks("bash")[2].strip().replace("8000", str(port))
+    serve = serve.replace("studies/nano/weights/nano-llava", str(folders[name]))
+    with (
+        running(f"{serve} --trust-request-mm-kwargs", place, port),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        for budget in (None, *BUDGETS):
             mm = None if budget is None else {"resprune_budget": budget}
 
             def answer(each: Asked, mm: Any = mm) -> tuple[int, Any]:
@@ -146,22 +151,19 @@ def test_the_server_answers_as_attach_does(place: Path) -> None:
 
             replies = list(pool.map(answer, asked))
             expected = oracle.answers(asked, config, budget)
-            texts = [
-                oracle.processor.tokenizer.decode(ids, skip_special_tokens=True)
-                for ids in expected.ids
-            ]
             assert [status for status, _ in replies] == [200] * len(asked)
             found = [reply["choices"][0]["message"]["content"] for _, reply in replies]
+            decode = oracle.processor.tokenizer.decode
+            texts = [decode(ids, skip_special_tokens=True) for ids in expected.ids]
             assert [text.strip() for text in found] == [text.strip() for text in texts]
             lengths = [reply["usage"]["prompt_tokens"] for _, reply in replies]
             assert lengths == expected.lengths
         status, body = post(port, asked[0].question, asked[0].images[0], {"resprune_budget": 7})
         assert status == 400
-        assert "it lists 22, 43" in body["error"]["message"]
+        assert "budget 7 is not in the pruning config; it lists" in body["error"]["message"]
         assert post(port, asked[0].question, asked[0].images[0])[0] == 200
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
-            counted = re.search(
-                r"^resprune:visual_tokens_kept_total (\S+)", reply.read().decode(), re.M
-            )
-        assert counted is not None
-        assert float(counted[1]) >= 32 * (22 + 43)
+            text = reply.read().decode()
+    counted = re.search(r"^resprune:visual_tokens_kept_total (\S+)", text, re.MULTILINE)
+    assert counted is not None
+    assert float(counted[1]) >= 32 * (43 + sum(BUDGETS))
