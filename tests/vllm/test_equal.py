@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from resprune import PruningConfig
-from resprune.serving.vllm.asking import _reads_question
+from resprune.serving.vllm.asking import reads_question
 from tests.vllm import configs
 from tests.vllm.harness import Asked, Oracle, Served, pairs, serve
 
@@ -68,7 +68,7 @@ def check(both: Both, kind: str, asked: list[Asked] | None = None) -> None:
         assert len(tokens) == 1  # every token of every image
         return
     wanted = expected.kept
-    if not _reads_question(policy):  # one encoding serves all questions about an image
+    if not reads_question(policy):  # one encoding serves all questions about an image
         images = [id(image) for each in asked for image in each.images]
         wanted = [kept for i, kept in enumerate(wanted) if images.index(images[i]) == i]
     assert kept == wanted

@@ -39,7 +39,7 @@ def oracle() -> Oracle:
         ({"resprune_budget": 23}, "budget 23 is not in the pruning config; it lists 22, 98"),
         ({"resprune_budget": "many"}, "not in the pruning config"),
         ({"resprune_question": "a star"}, "resprune_question cannot be given"),
-        ({"resprune_row": 0}, "resprune_row cannot be given"),
+        ({"resprune_policy": "0"}, "resprune_policy cannot be given"),
     ],
 )
 def test_refused_and_the_engine_lives_on(

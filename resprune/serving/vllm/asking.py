@@ -20,7 +20,6 @@ from resprune.serving.vllm.wire import (
     BUDGET,
     POLICY,
     QUESTION,
-    ROW,
     own_names,
     without_own,
 )
@@ -42,10 +41,10 @@ class Asking:
         self.config = config
         self._tokenizer = processor.tokenizer
         self._image_token_id = image_token_id
-        self._digests = [digest(config, policy) for policy in config.table]
-        self._asks = [_reads_question(policy) for policy in config.table]
+        self._digests = {policy.budget: digest(config, policy) for policy in config.table}
+        self._policies = {self._digests[policy.budget]: policy for policy in config.table}
         self._read: OrderedDict[str, Question] = OrderedDict()
-        if any(self._asks):
+        if any(map(reads_question, config.table)):
             self._markers = learn_markers(processor, image_token_id)
             self._extractor = make_extractor(config.nouns)
             self._word_ids = WordIds(processor.tokenizer)
@@ -68,9 +67,9 @@ class Asking:
             raise ConfigError(
                 f"{foreign[0]} cannot be given by a request; give {BUDGET}, or nothing"
             )
-        row = self.config.table.index(self.config.policy(given.get(BUDGET)))
-        found = {**without_own(given), ROW: row, POLICY: self._digests[row]}
-        if self._asks[row]:
+        policy = self.config.policy(given.get(BUDGET))
+        found = {**without_own(given), POLICY: self._digests[policy.budget]}
+        if reads_question(policy):
             found[QUESTION] = extract_question(
                 torch.tensor(prompt), self._tokenizer, self._image_token_id, self._markers
             )
@@ -78,8 +77,7 @@ class Asking:
 
     def policy(self, arguments: Mapping[str, Any]) -> Setting | Adaptive:
         """Return the policy that ``arguments`` chose."""
-        row: int = arguments[ROW]
-        return self.config.table[row]
+        return self._policies[arguments[POLICY]]
 
     def question(self, arguments: Mapping[str, Any]) -> Question:
         """Return what is read of a request's question; nothing where its policy reads none."""
@@ -93,7 +91,7 @@ class Asking:
         return self._read[text]
 
 
-def _reads_question(policy: Setting | Adaptive) -> bool:
+def reads_question(policy: Setting | Adaptive) -> bool:
     """Say whether what is kept depends on the question: its nouns, or a draw named after it."""
     return "nouns" in needs_of(policy) or methods.get(policy.method).draws
 

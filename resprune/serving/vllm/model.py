@@ -112,7 +112,7 @@ class PrunedModel:
         asked, chosen = kwargs.pop(ASKED, None), kwargs.pop(CHOSEN, None)
         if chosen is None:
             raise ResPruneError("images came past the processor of this package; serve it whole")
-        policies = self._selecting.policies(chosen.view(-1, chosen.shape[-1]))
+        policies = self._selecting.policies(chosen.flatten())
         questions, rows = bytes_of(asked), list[Tensor]()
         with torch.no_grad():
             for start, stop in groups(self.counts(kwargs), self._most):

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from resprune.errors import ResPruneError
 from resprune.serving.vllm.asking import Asking, kept_placeholders
 from resprune.serving.vllm.metrics import count
 from resprune.serving.vllm.settings import checked_config
-from resprune.serving.vllm.wire import ASKED, CHOSEN, POLICY, ROW, pack_choice, pack_question
+from resprune.serving.vllm.wire import ASKED, CHOSEN, POLICY, pack_question, short
 from resprune.serving.vllm.wire import without_own as theirs
 
 _MODALITY = "image"
@@ -77,7 +79,7 @@ class PrunedProcessor:
         if images:
             asked = pack_question(self.asking.question(hf_kwargs))
             data[ASKED] = [asked] * images
-            data[CHOSEN] = pack_choice(hf_kwargs[ROW], hf_kwargs[POLICY]).repeat(images, 1)
+            data[CHOSEN] = torch.full((images,), short(hf_kwargs[POLICY]))
         return data
 
     def _images(self, data: Mapping[str, Any]) -> int:

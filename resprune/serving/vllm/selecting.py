@@ -16,7 +16,7 @@ from resprune.errors import ResPruneError
 from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_images, signals_of
 from resprune.prompt import Prompt
 from resprune.serving.vllm.settings import digest
-from resprune.serving.vllm.wire import pack_choice, unpack_question
+from resprune.serving.vllm.wire import short, unpack_question
 from resprune.setting import Adaptive, Setting
 
 _REMEMBERED = 1024
@@ -60,30 +60,25 @@ class Selecting:
         self.spent = Spent()
         self._vectors = vectors
         self._offered = offered
-        self._choices = [
-            pack_choice(row, digest(config, policy)).tolist()
-            for row, policy in enumerate(config.table)
-        ]
+        self._policies = {short(digest(config, policy)): policy for policy in config.table}
         self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()
 
     def policies(self, chosen: Tensor) -> list[Setting | Adaptive]:
         """Return the policy of each image.
 
         Args:
-            chosen: Shape (n, 2), as ``pack_choice`` writes them.
+            chosen: What ``short`` makes of each digest, shape (n,).
 
         Raises:
             ResPruneError: The front end has another config than this engine.
         """
-        found = []
-        for choice in chosen.tolist():
-            if choice not in self._choices:
-                raise ResPruneError(
-                    "front end and engine have different pruning configs: the folder changed "
-                    "while vLLM started; start it again"
-                )
-            found.append(self.config.table[choice[0]])
-        return found
+        try:
+            return [self._policies[each] for each in chosen.tolist()]
+        except KeyError:
+            raise ResPruneError(
+                "front end and engine have different pruning configs: the folder changed while "
+                "vLLM started; start it again"
+            ) from None
 
     def signals(self, policies: Sequence[Setting | Adaptive]) -> frozenset[str]:
         """Return the signals to record for some images."""

@@ -2,8 +2,8 @@
 
 As processor arguments, which vLLM hashes with the image: the policy's digest and, where the policy
 reads it, the question. Processor, encoder and prefix caches then tell apart what is kept
-differently, and nothing else. As fields of the image: the policy's place in the table with its
-digest, and the question as it was read.
+differently, and nothing else. As fields of the image: the same digest, and the question as it was
+read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resprune.prompt import Question
 BUDGET = "resprune_budget"
 """Processor argument of a request: the budget of the config's table that it wants."""
 
-ROW, POLICY, QUESTION = "resprune_row", "resprune_policy", "resprune_question"
-"""Processor arguments made here: place in the table, the policy's digest, the question."""
+POLICY, QUESTION = "resprune_policy", "resprune_question"
+"""Processor arguments made here: the policy's digest, and the question where it is read."""
 
 ASKED, CHOSEN = "resprune_asked", "resprune_chosen"
-"""Fields of an image: the question's bytes, (n,) uint8; (place, digest), (2,) int64."""
+"""Fields of an image: the question's bytes, (n,) uint8, and ``short`` of the digest, int64."""
 
 _PREFIX = "resprune_"
 
@@ -66,6 +66,6 @@ def unpack_question(packed: bytes) -> Question:
     )
 
 
-def pack_choice(row: int, digest: str) -> Tensor:
-    """Write a policy's place in the table and 60 bits of its digest, shape (2,), int64."""
-    return torch.tensor([row, int(digest[:15], 16)])
+def short(digest: str) -> int:
+    """Return the first 60 bits of a digest, which a field of an image can hold."""
+    return int(digest[:15], 16)

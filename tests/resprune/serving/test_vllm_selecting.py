@@ -22,9 +22,8 @@ from resprune.serving.vllm.wire import (
     BUDGET,
     POLICY,
     QUESTION,
-    ROW,
-    pack_choice,
     pack_question,
+    short,
     unpack_question,
     without_own,
 )
@@ -64,8 +63,7 @@ def test_what_is_kept_is_what_attach_keeps(nano: tuple[Any, Any], row: int) -> N
     for question in QUESTIONS:
         arguments = front.arguments({BUDGET: budget}, prompt_ids(processor, question))
         packed = bytes(pack_question(front.question(arguments)).numpy())
-        choice = pack_choice(arguments[ROW], arguments[POLICY])[None]
-        (chosen,) = engine.policies(choice)
+        (chosen,) = engine.policies(torch.tensor([short(arguments[POLICY])]))
         assert chosen == policy
         text = processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
@@ -118,7 +116,7 @@ def test_the_question_is_hashed_only_where_it_is_read(nano: tuple[Any, Any]) -> 
     [
         ({BUDGET: 7}, "budget 7 is not"),
         ({QUESTION: "x"}, "cannot be given"),
-        ({ROW: 0}, "cannot"),
+        ({POLICY: "0"}, "cannot"),
     ],
 )
 def test_what_a_request_may_not_ask(nano: tuple[Any, Any], given: Any, message: str) -> None:
@@ -132,7 +130,7 @@ def test_another_config_in_the_engine_is_an_error(nano: tuple[Any, Any]) -> None
     other = PruningConfig.single(43, alpha=0.5, positions="compact")
     engine = Selecting(other, WordVectors(nano[0].get_input_embeddings()), ())
     with pytest.raises(ResPruneError, match="different pruning configs"):
-        engine.policies(pack_choice(arguments[ROW], arguments[POLICY])[None])
+        engine.policies(torch.tensor([short(arguments[POLICY])]))
 
 
 def test_placeholders_are_known_from_the_size() -> None:
