@@ -28,7 +28,10 @@ FORBIDDEN = {
     ),
     "resprune/setting.py": ("transformers", "resprune.backbones", "resprune.plan"),
     "resprune/plan.py": ("transformers", "resprune.config", "resprune.attaching"),
+    "resprune/attaching": ("resprune.serving", "vllm"),
     "studies": ("tuner", "optuna"),
+    "examples": ("tuner", "optuna", "vllm"),
+    "tuner": ("resprune.serving", "vllm"),
     "tuner/tasks": ("tuner.study", "tuner.run", "optuna"),
     "tuner/study/schema.py": ("tuner.study.file", "tuner.study.check", "tuner.run"),
 }

@@ -100,10 +100,10 @@ class PrunedProcessor:
             hf_processor_mm_kwargs=theirs(hf_processor_mm_kwargs),
             out_mm_kwargs=out_mm_kwargs,
         )
-        policy = self.asking.policy(hf_processor_mm_kwargs)
 
         def shortened(update: Any) -> Any:
             def kept(item: int) -> list[int]:
+                policy = self.asking.policy(hf_processor_mm_kwargs)
                 full = update.replacement(item)
                 tokens = self.visual_tokens(len(full), item, mm_items)
                 return list(full[: kept_placeholders(policy, tokens, len(full))])
