@@ -194,6 +194,24 @@ class Oracle:
         return {**prompt, "mm_processor_kwargs": arguments} if arguments else prompt
 
     @torch.no_grad()
+    def prepared(self, asked: Asked, config: PruningConfig, budget: Any) -> Any:
+        """The model's inputs that ``attach`` makes of a prompt."""
+        inputs = self.processor(
+            images=list(asked.images), text=self.prompt(asked), return_tensors="pt"
+        )
+        found = []
+        with resprune.attach(self.model, self.processor, config) as attached:
+            prepare = attached.backbone.prepare
+
+            def recording(*arguments: Any, **options: Any) -> Any:
+                found.append(prepare(*arguments, **options))
+                return found[-1]
+
+            attached.backbone.prepare = recording
+            self.model.generate(**inputs, max_new_tokens=1, budget=budget)
+        return found[0]
+
+    @torch.no_grad()
     def answers(
         self, asked: Sequence[Asked], config: PruningConfig | None, budget: Any = None
     ) -> Expected:

@@ -106,6 +106,48 @@ def test_other_shapes_of_images(eager: Both, size: tuple[int, int]) -> None:
     check(eager, "l2_norm", asked)
 
 
+def check_positions(both: Both, asked: list[Asked], budget: Any) -> None:
+    """Compare M-RoPE positions themselves: few answers hang on rows and columns."""
+    model = both.served.model
+    inner, placed = model.recompute_mrope_positions, []
+
+    def recompute(**arguments: Any) -> Any:
+        found = inner(**arguments)
+        placed.append(found[1:])
+        return found
+
+    model.recompute_mrope_positions = recompute
+    try:
+        for each in asked:
+            placed.clear()
+            both.served.forget()  # what is cached is not placed again
+            both.served.ask([both.oracle.served(each, resprune_budget=budget)], tokens=1)
+            positions, offset = placed[-1]
+            prepared = both.oracle.prepared(each, both.config, budget)
+            expected = prepared.kwargs["position_ids"][1:, 0]  # without the text row
+            assert positions.tolist() == expected.tolist()
+            assert offset == int(prepared.next_positions[0]) - expected.shape[1]
+    finally:
+        model.recompute_mrope_positions = inner
+
+
+def shapes(asked: list[Asked]) -> list[Asked]:
+    """Tall and wide images, alone and together."""
+    (first,), (second,) = asked[0].images, asked[2].images
+    tall, wide = first.resize((60, 168)), second.resize((168, 60))
+    return [Asked(asked[0].question, images) for images in ((tall,), (wide,), (tall, wide, first))]
+
+
+def test_m_rope_positions(folders: dict[str, Path]) -> None:
+    name = "nano-qwen2.5-vl"
+    for each in both(name, folders[name]):
+        for kind in ("signal", "alpha 0"):
+            check_positions(each, shapes(each.asked), each.policy(kind)[1])
+    engine = {"enable_chunked_prefill": True, "max_num_batched_tokens": 24, "max_num_seqs": 4}
+    for each in both(name, folders[name], **engine):
+        check_positions(each, shapes(each.asked), each.policy("signal")[1])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prefill_in_chunks_through_an_image(name: str, folders: dict[str, Path]) -> None:
     engine = {"enable_chunked_prefill": True, "max_num_batched_tokens": 24, "max_num_seqs": 4}
