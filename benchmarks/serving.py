@@ -60,7 +60,7 @@ def policies() -> dict[str, Setting]:
 
 def budget_of(setting: Setting) -> int | float:
     """The budget that a request names a policy by."""
-    return getattr(setting.budget, "count", None) or setting.budget.limit(TOKENS) / TOKENS
+    return getattr(setting.budget, "count", None) or setting.budget.ratio
 
 
 def write_model(folder: Path, size: dict[str, int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from resprune import PruningConfig, Setting
+from resprune import PruningConfig, Setting, methods
 from resprune.alpha import FEATURE_NAMES, AlphaPredictor, question_form
 
 _ALPHAS = (0.0, 0.75, 2.0)
@@ -24,12 +24,12 @@ _FEATURES = (
 def table(signal: str, positions: Any, adaptive: Any) -> dict[str, Any]:
     """Policies by what they test."""
     own: dict[str, Any] = {"positions": positions}
-    kinds = {
+    kinds: dict[str, Any] = {
         "alpha 0": Setting.of("resprune", 90, alpha=0.0, **own),
-        "l2_norm": Setting.of("resprune", 0.5, alpha=0.75, seed_strategy="l2_norm", **own),
+        "l2_norm seed": Setting.of("resprune", 0.5, alpha=0.75, seed_strategy="l2_norm", **own),
         "signal": Setting.of("resprune", 43, alpha=0.75, seed_strategy=signal, **own),
-        "relevance": Setting.of("resprune", 42, alpha=1.0, seed_strategy="relevance", **own),
-        "none": Setting.of("resprune", 22, alpha=0.5, seed_strategy="none", **own),
+        "relevance seed": Setting.of("resprune", 42, alpha=1.0, seed_strategy="relevance", **own),
+        "no seed": Setting.of("resprune", 22, alpha=0.5, seed_strategy="none", **own),
         "pooled": Setting.of("resprune", 21, alpha=2.0, pooling="pooled", **own),
         "adaptive": adaptive,
         "divprune": Setting.of("divprune", 23, **own),
@@ -40,7 +40,8 @@ def table(signal: str, positions: Any, adaptive: Any) -> dict[str, Any]:
         "pool": Setting.of("pool", 0.25, **own),
         "all": Setting.of("unpruned", 1.0),
     }
-    return kinds
+    others = [name for name in methods.names("tokens") if name not in kinds and name != "resprune"]
+    return kinds | {name: Setting.of(name, 27 + i, **own) for i, name in enumerate(others)}
 
 
 def predictor(budget: int, forms: list[str], seed: int = 0) -> AlphaPredictor:

@@ -103,7 +103,7 @@ def test_several_images(eager: Both, kind: str) -> None:
 def test_other_shapes_of_images(eager: Both, size: tuple[int, int]) -> None:
     asked = [Asked(each.question, (each.images[0].resize(size),)) for each in eager.asked[:8]]
     check(eager, "signal", asked)
-    check(eager, "l2_norm", asked)
+    check(eager, "l2_norm seed", asked)
 
 
 def check_positions(both: Both, asked: list[Asked], budget: Any) -> None:
@@ -155,7 +155,7 @@ def test_prefill_in_chunks_through_an_image(name: str, folders: dict[str, Path])
         check(each, "signal")
         check(each, "adaptive")
         images = tuple(pair.images[0] for pair in each.asked[:4:2])
-        check(each, "l2_norm", [Asked(pair.question, images) for pair in each.asked[:4]])
+        check(each, "l2_norm seed", [Asked(pair.question, images) for pair in each.asked[:4]])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
 from resprune import PruningConfig
+from resprune.errors import ConfigError
 from resprune.serving.vllm import guard
+from resprune.testing.tiny import tiny_llava_processor
+from resprune.testing.tiny.parts import enlarge_weights
 from studies.nano import model_dir
-from tests.vllm.harness import Oracle, pairs, serve
+from tests.vllm.harness import Oracle, Served, pairs, serve
 
 _SETTING = {"alpha": 0.75, "positions": "compact"}
 
@@ -108,8 +122,6 @@ def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_changed_seam_is_an_error_at_start_and_no_matter_without_a_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import sys
-
     from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 
     from resprune.serving.vllm import served
@@ -121,6 +133,95 @@ def test_a_changed_seam_is_an_error_at_start_and_no_matter_without_a_config(
     ):
         pass
     assert served.LlavaForConditionalGeneration is LlavaForConditionalGeneration
+
+
+def test_a_method_that_vllm_has_no_more_is_an_error_at_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.model_executor.models.llava import LlavaMultiModalProcessor
+    from vllm.multimodal.processing import BaseMultiModalProcessor
+
+    name = "_postprocess_hf_mm_data"
+    monkeypatch.delattr(BaseMultiModalProcessor, name)
+    assert not hasattr(LlavaMultiModalProcessor, name)
+    monkeypatch.delitem(sys.modules, "resprune.serving.vllm.llava")
+    content = config().to_dict()
+    hf_config = AutoConfig.from_pretrained(model_dir("nano-llava"))
+    hf_config.resprune = content
+    with pytest.raises(ConfigError, match=f"LlavaMultiModalProcessor has no {name}"):
+        guard.check_start(hf_config, "LlavaForConditionalGeneration")
+
+
+@pytest.fixture(scope="module")
+def qwen(folders: dict[str, Path]) -> Iterator[tuple[Served, Oracle]]:
+    with serve(folders["nano-qwen2.5-vl"], config(positions="keep")) as served:
+        yield served, Oracle(folders["nano-qwen2.5-vl"])
+
+
+def test_what_has_no_place_among_m_rope_positions_is_refused(
+    qwen: tuple[Served, Oracle],
+) -> None:
+    served, oracle = qwen
+    asked = pairs("nano-qwen2.5-vl", 1)
+    ends = oracle.served(asked[0])
+    ends["prompt"] = "<|vision_start|><|image_pad|>"
+    with pytest.raises(ValueError, match="ends with an image"):
+        served.ask([ends])
+    video = np.zeros((4, 56, 56, 3), dtype=np.uint8)
+    metadata = {"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3], "duration": 2.0}
+    prompt = "<|vision_start|><|video_pad|><|vision_end|>what is it?"
+    with pytest.raises(Exception, match="At most 0 video"):
+        served.ask([{"prompt": prompt, "multi_modal_data": {"video": (video, metadata)}}])
+    ids, lengths = served.ask([oracle.served(each) for each in asked])
+    expected = oracle.answers(asked, config(positions="keep"))
+    assert (ids, lengths) == (expected.ids, expected.lengths)
+
+
+def test_attention_of_a_compiled_tower_is_refused_at_start(folders: dict[str, Path]) -> None:
+    reads = config(seed_strategy="received_attention", positions="keep")
+    compiled = {"compilation_config": {"compile_mm_encoder": True}}
+    with (
+        pytest.raises(Exception, match="compile_mm_encoder"),
+        serve(folders["nano-qwen2.5-vl"], reads, **compiled),
+    ):
+        pass
+
+
+def test_a_tower_without_a_cls_token(tmp_path: Path) -> None:
+    """A random LLaVA-1.5 with a SigLIP tower: what its patches receive seeds the expansion."""
+    processor = tiny_llava_processor(image_size=56, patch_size=7, tower="siglip")
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=SiglipVisionConfig(
+                **small, num_hidden_layers=3, image_size=56, patch_size=7, vision_use_head=False
+            ),
+            text_config=LlamaConfig(
+                **small,
+                num_hidden_layers=2,
+                num_key_value_heads=2,
+                vocab_size=len(processor.tokenizer),
+                max_position_embeddings=512,
+            ),
+            image_token_index=processor.image_token_id,
+            vision_feature_select_strategy="full",
+        )
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.init_weights()
+        enlarge_weights(model)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    own = config(12, seed_strategy="received_attention")
+    asked, oracle = pairs("nano-llava"), Oracle(tmp_path)
+    expected = oracle.answers(asked, own)
+    with serve(tmp_path, own, block_size=32) as served:
+        ids, lengths = served.ask([oracle.served(each) for each in asked])
+        assert served.seen() == expected.kept
+        assert (ids, lengths) == (expected.ids, expected.lengths)
+    seeds = config(12)
+    assert oracle.answers(asked, seeds).kept != expected.kept  # the signal matters
 
 
 def test_this_version_is_one_of_those_tested() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Asking:
         self._image_token_id = image_token_id
         self._digests = {policy.budget: digest(config, policy) for policy in config.table}
         self._policies = {self._digests[policy.budget]: policy for policy in config.table}
-        self._read: OrderedDict[str, Question] = OrderedDict()
+        self._read = lru_cache(_REMEMBERED)(self._read_question)
         if any(map(reads_question, config.table)):
             self._markers = learn_markers(processor, image_token_id)
             self._extractor = make_extractor(config.nouns)
@@ -82,13 +82,10 @@ class Asking:
     def question(self, arguments: Mapping[str, Any]) -> Question:
         """Return what is read of a request's question; nothing where its policy reads none."""
         text = arguments.get(QUESTION)
-        if text is None:
-            return Question()
-        if text not in self._read:
-            self._read[text] = read_question(text, self._extractor, self._word_ids)
-            if len(self._read) > _REMEMBERED:
-                self._read.popitem(last=False)
-        return self._read[text]
+        return Question() if text is None else self._read(text)
+
+    def _read_question(self, text: str) -> Question:
+        return read_question(text, self._extractor, self._word_ids)
 
 
 def reads_question(policy: Setting | Adaptive) -> bool:

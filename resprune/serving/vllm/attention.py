@@ -7,8 +7,10 @@ them are averaged.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,38 +18,17 @@ from torch import Tensor
 from resprune.errors import ResPruneError
 
 
+@dataclass
 class QueriesAndKeys:
-    """Context manager that records queries and keys of an attention layer.
+    """Queries and keys of an attention layer, one tensor a pass.
 
-    Args:
-        attention: The layer's ``MMEncoderAttention``, called with query, key and value first.
-        cls: Keep the first query of each sequence alone.
+    Attributes:
+        queries: Queries; the first of each sequence alone where only the CLS token's are asked.
+        keys: Keys.
     """
 
-    def __init__(self, attention: Any, *, cls: bool = False) -> None:
-        self._attention = attention
-        self._cls = cls
-        self._queries: list[Tensor] = []
-        self._keys: list[Tensor] = []
-        self._handle: Any = None
-
-    def __enter__(self) -> Self:
-        def on_call(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            query = args[0] if args else kwargs["query"]
-            key = args[1] if len(args) > 1 else kwargs["key"]
-            self._queries.append((query[:, :1] if self._cls else query).detach())
-            self._keys.append(key.detach())
-
-        self._handle = self._attention.register_forward_pre_hook(on_call, with_kwargs=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._handle.remove()
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
 
     def taken(self, dim: int) -> tuple[Tensor, Tensor]:
         """Return the queries and keys of all passes, joined along a dimension.
@@ -55,13 +36,35 @@ class QueriesAndKeys:
         Raises:
             ResPruneError: The layer did not call its kernel as a module.
         """
-        if not self._keys:
+        if not self.keys:
             raise ResPruneError(
-                "the vision tower ran without its attention being seen: it is compiled, or this "
-                "vLLM runs it in another way; set compile_mm_encoder to false, or use the seed "
-                "strategy 'l2_norm'"
+                "the vision tower ran without its attention being seen: this vLLM runs it in "
+                "another way; use the seed strategy 'l2_norm'"
             )
-        return torch.cat(self._queries, dim), torch.cat(self._keys, dim)
+        return torch.cat(self.queries, dim), torch.cat(self.keys, dim)
+
+
+@contextlib.contextmanager
+def recording(attention: Any, signals: Collection[str]) -> Iterator[QueriesAndKeys]:
+    """Record what signals are made from, while the tower runs within.
+
+    Args:
+        attention: The layer's ``MMEncoderAttention``, called with query, key and value first.
+        signals: Names of the signals; where there are none, nothing is recorded.
+    """
+    seen = QueriesAndKeys()
+
+    def on_call(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        query = args[0] if args else kwargs["query"]
+        key = args[1] if len(args) > 1 else kwargs["key"]
+        seen.queries.append((query[:, :1] if "cls_attention" in signals else query).detach())
+        seen.keys.append(key.detach())
+
+    with contextlib.ExitStack() as stack:
+        if signals:
+            hook = attention.register_forward_pre_hook(on_call, with_kwargs=True)
+            stack.callback(hook.remove)
+        yield seen
 
 
 def over_ranks(scores: Tensor, ranks: int) -> Tensor:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration, LlavaMultiModalProcessor
 from vllm.model_executor.models.utils import WeightsMapper
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from resprune.backbones import VisualTokens
 from resprune.backbones._signals import cls_scores
 from resprune.backbones._towers import received_scores
-from resprune.serving.vllm.attention import QueriesAndKeys, over_ranks
-from resprune.serving.vllm.model import Encoded, PrunedModel
+from resprune.serving.vllm.attention import QueriesAndKeys, over_ranks, recording
+from resprune.serving.vllm.model import Encoded, PrunedModel, stands_for
 from resprune.serving.vllm.processor import PrunedProcessor
-from resprune.serving.vllm.settings import named
 
 # transformers 5 saves a tower one level higher than checkpoints on the hub have it
 TOWER_NAMES = WeightsMapper(
@@ -31,29 +28,11 @@ TOWER_NAMES = WeightsMapper(
 class PrunedLlavaProcessor(PrunedProcessor, LlavaMultiModalProcessor):
     """LLaVA-1.5's processor."""
 
-    architecture = "LlavaForConditionalGeneration"
 
-    def _image_token_id(self, hf_config: Any) -> int:
-        return int(hf_config.image_token_index)
-
-
-def _processor(info: Any, dummy_inputs: Any) -> Any:
-    """Make the pruning processor where a config is named, else vLLM's own."""
-    if named(info.get_hf_config()):
-        return PrunedLlavaProcessor(info, dummy_inputs)
-    return LlavaForConditionalGeneration._processor_factory.processor(info, dummy_inputs)
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    _processor,
-    info=LlavaForConditionalGeneration._processor_factory.info,
-    dummy_inputs=LlavaForConditionalGeneration._processor_factory.dummy_inputs,
-)
+@stands_for(LlavaForConditionalGeneration, PrunedLlavaProcessor)
 class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
     """LLaVA-1.5 that keeps some of each image's tokens."""
 
-    own = LlavaForConditionalGeneration
-    architecture = "LlavaForConditionalGeneration"
     hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
 
     def counts(self, inputs: dict[str, Any]) -> list[int]:
@@ -67,10 +46,9 @@ class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
 
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the projector once."""
-        recorder = TowerAttention(self.vision_tower, signals)
-        with recorder:
+        with recording(attention_of(self.vision_tower).attn, signals) as seen:
             features = LlavaForConditionalGeneration.embed_multimodal(self, **inputs)
-        found = recorder.signals()
+        found = tower_signals(attention_of(self.vision_tower), seen, signals)
         side = self._side
         return [
             Encoded(
@@ -81,35 +59,28 @@ class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
         ]
 
 
-class TowerAttention:
-    """Context manager that records the signal of a CLIP or SigLIP tower of vLLM.
+def attention_of(tower: Any) -> Any:
+    """Return the attention of the layer that a CLIP or SigLIP tower's features are taken from.
 
-    vLLM builds such a tower up to the layer that features are taken from, so that it is the last.
+    vLLM builds such a tower up to that layer, so that it is the last.
+    """
+    return tower.vision_model.encoder.layers[-1].self_attn
+
+
+def tower_signals(
+    attention: Any, seen: QueriesAndKeys, signals: Collection[str]
+) -> dict[str, Tensor]:
+    """Return the signal of each view by its name, shape (views, T); nothing where none is asked.
 
     Args:
-        tower: The tower.
+        attention: What ``attention_of`` gives.
+        seen: What was recorded in it.
         signals: The signal's name, or nothing.
     """
-
-    def __init__(self, tower: Any, signals: Collection[str]) -> None:
-        self._attention = tower.vision_model.encoder.layers[-1].self_attn
-        self._name = next(iter(signals), None)
-        self._cls = self._name == "cls_attention"
-        self._recorder = QueriesAndKeys(self._attention.attn, cls=self._cls)
-        self._context: Any = nullcontext() if self._name is None else self._recorder
-
-    def __enter__(self) -> None:
-        self._context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-    def signals(self) -> dict[str, Tensor]:
-        """Return the signal of each view by its name, shape (views, T); nothing where none is."""
-        if self._name is None:
-            return {}
-        attention = self._attention
-        query, key = self._recorder.taken(0)
-        scores = cls_scores if self._cls else received_scores
-        found = scores(query, key, attention.num_heads_per_partition, attention.scale)
-        return {self._name: over_ranks(found, attention.tp_size)}
+    found = {}
+    for name in signals:  # a tower gives one
+        scores = cls_scores if name == "cls_attention" else received_scores
+        heads = attention.num_heads_per_partition
+        own = scores(*seen.taken(0), heads, attention.scale)
+        found[name] = over_ranks(own, attention.tp_size)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +16,14 @@ from vllm.model_executor.models.llava_next import (
     LlavaNextForConditionalGeneration,
     LlavaNextMultiModalProcessor,
 )
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from resprune.backbones import VisualTokens
 from resprune.backbones._layout import NEWLINE, layout_of, places_of, tile_grid
 from resprune.errors import ResPruneError
-from resprune.serving.vllm.llava import TOWER_NAMES, TowerAttention
-from resprune.serving.vllm.model import Encoded, PrunedModel
+from resprune.serving.vllm.attention import recording
+from resprune.serving.vllm.llava import TOWER_NAMES, attention_of, tower_signals
+from resprune.serving.vllm.model import Encoded, PrunedModel, stands_for
 from resprune.serving.vllm.processor import PrunedProcessor
-from resprune.serving.vllm.settings import named
 
 _OWN = LlavaNextForConditionalGeneration
 _SIZES = 256  # original sizes whose layout is remembered
@@ -85,14 +85,9 @@ class Arrangements:
 class PrunedLlavaNextProcessor(PrunedProcessor, LlavaNextMultiModalProcessor):
     """LLaVA-NeXT's processor."""
 
-    architecture = "LlavaNextForConditionalGeneration"
-
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self._arrangements = Arrangements(info.get_hf_config())
-
-    def _image_token_id(self, hf_config: Any) -> int:
-        return int(hf_config.image_token_index)
 
     def visual_tokens(self, placeholders: int, item: int, items: Any) -> int:
         """Return the placeholders less the newline tokens."""
@@ -106,23 +101,10 @@ class PrunedLlavaNextProcessor(PrunedProcessor, LlavaNextMultiModalProcessor):
         return len(found.visual)
 
 
-def _processor(info: Any, dummy_inputs: Any) -> Any:
-    """Make the pruning processor where a config is named, else vLLM's own."""
-    if named(info.get_hf_config()):
-        return PrunedLlavaNextProcessor(info, dummy_inputs)
-    return _OWN._processor_factory.processor(info, dummy_inputs)
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    _processor,
-    info=_OWN._processor_factory.info,
-    dummy_inputs=_OWN._processor_factory.dummy_inputs,
-)
+@stands_for(_OWN, PrunedLlavaNextProcessor)
 class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
     """LLaVA-NeXT that keeps some of each image's tokens."""
 
-    own = _OWN
-    architecture = "LlavaNextForConditionalGeneration"
     hf_to_vllm_mapper = _OWN.hf_to_vllm_mapper | TOWER_NAMES
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -137,23 +119,20 @@ class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the projector once, and push the signal through the packing."""
         sizes = inputs["image_sizes"].view(-1, 2).cpu()
-        recorder = TowerAttention(self.vision_tower, signals)
-        with recorder:
+        with recording(attention_of(self.vision_tower).attn, signals) as seen:
             packed = _OWN.embed_multimodal(self, **inputs)
-        recorded = recorder.signals()
+        recorded = tower_signals(attention_of(self.vision_tower), seen, signals)
+        starts = accumulate((len(views) for views in inputs["pixel_values"]), initial=0)
         found = []
-        counts = [len(views) for views in inputs["pixel_values"]]
-        for image, rows in enumerate(packed):
-            arranged = self._arrangements.of(*sizes[image].tolist())
+        for rows, size, start in zip(packed, sizes, starts, strict=False):
+            arranged = self._arrangements.of(*size.tolist())
             visual = arranged.visual.to(rows.device)
             own = {}
             for name, scores in recorded.items():
-                start = sum(counts[:image])
                 views = scores[start : start + arranged.views, :, None]
                 ending = views.new_full((1,), NEWLINE)
-                own[name] = self._arrangements.pack([views], sizes[image, None], ending)[0][:, 0][
-                    visual
-                ]
+                placed = self._arrangements.pack([views], size[None], ending)[0]
+                own[name] = placed[:, 0].index_select(0, visual)
             tokens = VisualTokens(rows.index_select(0, visual), own, places=arranged.cells)
             found.append(Encoded(tokens, rows, arranged.visual))
         return found

@@ -19,6 +19,6 @@ def _counters() -> tuple[Any, Any]:
     from prometheus_client import Counter
 
     return (
-        Counter("resprune:images", "Images of requests that were pruned."),
-        Counter("resprune:visual_tokens_kept", "Visual tokens that these images keep."),
+        Counter("resprune:images", "Images of requests."),
+        Counter("resprune:visual_tokens_kept", "Placeholders that these images keep."),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ from resprune.errors import ResPruneError
 from resprune.plan import Plan
 from resprune.serving.vllm.attention import agreed
 from resprune.serving.vllm.families import FAMILIES
+from resprune.serving.vllm.processor import PROCESSOR_SEAM
 from resprune.serving.vllm.selecting import Selecting, bytes_of
 from resprune.serving.vllm.settings import checked_config, named
 from resprune.serving.vllm.wire import ASKED, CHOSEN
 from resprune.setting import Adaptive, Setting
 
 _LOG_EVERY = 60.0  # seconds
+_Model = TypeVar("_Model", bound="PrunedModel")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class PrunedModel:
     """Stands before vLLM's own class of a family; a subclass names it and encodes.
 
     Where ``hf_overrides`` names no pruning config, vLLM's own class is made in its place.
+
+    Attributes:
+        own: vLLM's own class.
     """
 
     own: ClassVar[Any]
-    architecture: ClassVar[str]
     supports_tower_connector_lora = False  # it counts on as many embeddings as the tower gives
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
@@ -59,8 +63,8 @@ class PrunedModel:
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         hf_config = vllm_config.model_config.hf_config
-        config = checked_config(hf_config, self.architecture)
-        family = FAMILIES[self.architecture]
+        config = checked_config(hf_config, self.own.__name__)
+        family = FAMILIES[self.own.__name__]
         text: Any = self
         self._selecting = Selecting(
             config,
@@ -76,6 +80,11 @@ class PrunedModel:
             f"ResPrune active: {_kept(config.policy(), family.visual_tokens(hf_config))}, "
             f"{_how(config.policy())}"
         )
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether a policy of the config reads a signal of the vision tower."""
+        return bool(self._selecting.signals(self._selecting.config.table))
 
     @abstractmethod
     def counts(self, inputs: dict[str, Any]) -> list[int]:
@@ -178,6 +187,55 @@ class PrunedModel:
 
         if get_tensor_model_parallel_rank() == 0:
             init_logger("vllm.resprune").info("%s", text)
+
+
+def stands_for(
+    own: Any, processor: Any, *, info: Any = None, seam: Sequence[str] = ()
+) -> Callable[[type[_Model]], type[_Model]]:
+    """Let a class stand for vLLM's own, and its processor for vLLM's, where a config is named.
+
+    Args:
+        own: vLLM's own class.
+        processor: The pruning processor, a subclass of vLLM's own.
+        info: What takes the place of vLLM's own processing info.
+        seam: Methods of ``own`` that the class replaces or calls, beside ``embed_multimodal``.
+
+    Returns:
+        A class decorator.
+
+    Raises:
+        AttributeError: vLLM has a method no more that this package replaces.
+    """
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    check_seam(own, ("embed_multimodal", *seam))
+    check_seam(processor.__bases__[-1], PROCESSOR_SEAM)  # the one that it stands before
+    factory = own._processor_factory
+
+    def make(found: Any, dummy_inputs: Any) -> Any:
+        kind = processor if named(found.get_hf_config()) else factory.processor
+        return kind(found, dummy_inputs)
+
+    def decorate(cls: type[_Model]) -> type[_Model]:
+        cls.own, processor.architecture = own, own.__name__
+        registered = MULTIMODAL_REGISTRY.register_processor(
+            make, info=info or factory.info, dummy_inputs=factory.dummy_inputs
+        )
+        found: type[_Model] = registered(cls)
+        return found
+
+    return decorate
+
+
+def check_seam(theirs: Any, names: Sequence[str]) -> None:
+    """Check that a class of vLLM still has the methods that this package replaces or calls.
+
+    Raises:
+        AttributeError: One is gone; without it images would be taken for whole ones.
+    """
+    gone = [name for name in names if not callable(getattr(theirs, name, None))]
+    if gone:
+        raise AttributeError(f"{theirs.__name__} has no {', '.join(gone)}")
 
 
 def groups(counts: Sequence[int], most: int) -> list[tuple[int, int]]:

@@ -12,16 +12,29 @@ from resprune.errors import ResPruneError
 from resprune.serving.vllm.asking import Asking, kept_placeholders
 from resprune.serving.vllm.metrics import count
 from resprune.serving.vllm.settings import checked_config
-from resprune.serving.vllm.wire import ASKED, CHOSEN, POLICY, pack_question, short
+from resprune.serving.vllm.wire import ASKED, BUDGET, CHOSEN, POLICY, pack_question, short
 from resprune.serving.vllm.wire import without_own as theirs
 
 _MODALITY = "image"
+PROCESSOR_SEAM = (
+    "apply",
+    "get_dummy_inputs",
+    "_call_hf_processor",
+    "_postprocess_hf_mm_data",
+    "_get_mm_fields_config",
+    "_get_prompt_updates",
+)
+"""Methods of vLLM's processors that ``PrunedProcessor`` replaces."""
 
 
 class PrunedProcessor:
     """Stands before vLLM's own processor of a family; a subclass names the family's.
 
-    vLLM calls these methods by name; apart from ``apply`` they are private to it.
+    vLLM calls ``PROCESSOR_SEAM`` by name; most of it is private to vLLM.
+
+    Attributes:
+        architecture: The model's class in vLLM's registry.
+        image_input: Input of the model that has one entry an image.
     """
 
     architecture: str
@@ -32,12 +45,9 @@ class PrunedProcessor:
         self.info = info
         hf_config = info.get_hf_config()
         config = checked_config(hf_config, self.architecture)
-        self.asking = Asking(config, info.get_hf_processor(), self._image_token_id(hf_config))
+        self.asking = Asking(config, info.get_hf_processor(), hf_config.image_token_id)
         # the widest item that a request may have is what vLLM makes room for
         self._widest = max(config.table, key=lambda policy: policy.budget.limit(1 << 20))
-
-    def _image_token_id(self, hf_config: Any) -> int:
-        return int(hf_config.image_token_id)
 
     def visual_tokens(self, placeholders: int, item: int, items: Any) -> int:
         """Return the visual tokens T among an image's placeholders.
@@ -62,7 +72,7 @@ class PrunedProcessor:
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Let vLLM make room for the widest budget of the table."""
         inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
-        budget = {"resprune_budget": self._widest.budget}
+        budget = {BUDGET: self._widest.budget}
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, **budget})
 
     def _call_hf_processor(self, hf_data: Any, hf_kwargs: Any) -> Any:

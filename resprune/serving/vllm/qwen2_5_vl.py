@@ -20,15 +20,14 @@ from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLMultiModalProcessor,
     Qwen2_5_VLProcessingInfo,
 )
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from resprune.backbones import VisualTokens
 from resprune.backbones._received import packed_scores
 from resprune.errors import ResPruneError, UnsupportedModelError
 from resprune.plan import Plan
-from resprune.serving.vllm.attention import QueriesAndKeys, over_ranks
+from resprune.serving.vllm.attention import QueriesAndKeys, over_ranks, recording
 from resprune.serving.vllm.cpu import recompute_positions
-from resprune.serving.vllm.model import Encoded, PrunedModel
+from resprune.serving.vllm.model import Encoded, PrunedModel, stands_for
 from resprune.serving.vllm.processor import PrunedProcessor
 from resprune.serving.vllm.settings import named
 
@@ -51,12 +50,11 @@ class PrunedQwen25VLInfo(Qwen2_5_VLProcessingInfo):
 class PrunedQwen25VLProcessor(PrunedProcessor, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's processor."""
 
-    architecture = "Qwen2_5_VLForConditionalGeneration"
     image_input = "image_grid_thw"
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Refuse a prompt that ends with an image: text behind it tells where the image ends."""
-        if list(inputs.prompt[-1:]) == [self._image_token_id(self.info.get_hf_config())]:
+        if list(inputs.prompt[-1:]) == [self.info.get_hf_config().image_token_id]:
             raise ResPruneError(
                 "a prompt that ends with an image is not served; end the image with "
                 "<|vision_end|>, as the model's chat template does"
@@ -70,29 +68,32 @@ class PrunedQwen25VLProcessor(PrunedProcessor, Qwen2_5_VLMultiModalProcessor):
         return replace(inputs, prompt=[*inputs.prompt, ending])
 
 
-def _processor(info: Any, dummy_inputs: Any) -> Any:
-    """Make the pruning processor where a config is named, else vLLM's own."""
-    if named(info.get_hf_config()):
-        return PrunedQwen25VLProcessor(info, dummy_inputs)
-    return _OWN._processor_factory.processor(info, dummy_inputs)
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    _processor,
+@stands_for(
+    _OWN,
+    PrunedQwen25VLProcessor,
     info=PrunedQwen25VLInfo,
-    dummy_inputs=_OWN._processor_factory.dummy_inputs,
+    seam=(
+        "get_mrope_input_positions",
+        "recompute_mrope_positions",
+        "_parse_and_validate_image_input",
+        "_process_image_input",
+    ),
 )
 class PrunedQwen25VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL that keeps some of each image's tokens, at their own positions."""
-
-    own = _OWN
-    architecture = "Qwen2_5_VLForConditionalGeneration"
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         # before the model is made, which copies the switch; the runner reads it afterwards
         vllm_config.model_config.multimodal_config.video_pruning_rate = _SWITCH
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         recompute_positions()
+        compiled = getattr(vllm_config.compilation_config, "compile_mm_encoder", False)
+        if self.reads_attention and (compiled or self.use_data_parallel):
+            raise UnsupportedModelError(
+                "resprune: a seed strategy or method that reads the tower's attention is not "
+                "served with compile_mm_encoder, or with mm_encoder_tp_mode 'data', where ranks "
+                "have different images; leave that out, or use the seed strategy 'l2_norm'"
+            )
 
     # -- the image ----------------------------------------------------------------------
 
@@ -118,22 +119,12 @@ class PrunedQwen25VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
 
     def encode(self, inputs: dict[str, Any], signals: Collection[str]) -> list[Encoded]:
         """Run the tower and the merger once."""
-        if signals and self.use_data_parallel:
-            raise UnsupportedModelError(
-                "a seed strategy or method that reads attention with mm_encoder_tp_mode 'data' is "
-                "not served: ranks have different images; use mm_encoder_tp_mode 'weights' or "
-                "the seed strategy 'l2_norm'"
-            )
         block = self.visual.blocks[max(self.visual.fullatt_block_indexes)].attn
-        recorder = QueriesAndKeys(block.attn)
         given = self._parse_and_validate_image_input(**inputs)
         grids = given["image_grid_thw"].tolist()
-        if signals:
-            with recorder:
-                features = self._process_image_input(given)
-        else:
+        with recording(block.attn, signals) as seen:
             features = self._process_image_input(given)
-        received = self._received(recorder, block, grids) if signals else [None] * len(grids)
+        received = self._received(seen, block, grids) if signals else [None] * len(grids)
         merge = self.visual.spatial_merge_size
         return [
             Encoded(
@@ -147,11 +138,10 @@ class PrunedQwen25VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
             for rows, scores, (_, height, width) in zip(features, received, grids, strict=True)
         ]
 
-    def _received(self, recorder: QueriesAndKeys, block: Any, grids: Any) -> list[Tensor]:
+    def _received(self, seen: QueriesAndKeys, block: Any, grids: Any) -> list[Tensor]:
         """What the merged tokens of each image receive, in raster order."""
         patches = [frames * height * width for frames, height, width in grids]
-        states = recorder.taken(1)
-        query, key = (each[0].float() for each in states)
+        query, key = (states[0].float() for states in seen.taken(1))
         bounds = list(itertools.accumulate(patches, initial=0))
         scale = block.hidden_size_per_attention_head**-0.5
         scores = over_ranks(packed_scores(query, key, scale, bounds), block.tp_size)

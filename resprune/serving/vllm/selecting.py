@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -61,7 +61,7 @@ class Selecting:
         self._vectors = vectors
         self._offered = offered
         self._policies = {short(digest(config, policy)): policy for policy in config.table}
-        self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()
+        self._prompt = lru_cache(_REMEMBERED)(self._make_prompt)
 
     def policies(self, chosen: Tensor) -> list[Setting | Adaptive]:
         """Return the policy of each image.
@@ -102,7 +102,7 @@ class Selecting:
             One plan an image.
         """
         started = time.perf_counter()
-        prompts, cosines, settings = [], [], []
+        prompts, cosines, settings, keys = [], [], [], []
         for image, policy, packed in zip(images, policies, asked, strict=True):
             prompt = self._prompt(packed)
             reads = "nouns" in needs_of(policy)
@@ -113,8 +113,7 @@ class Selecting:
             prompts.append(prompt if reads else None)
             cosines.append(seen)
             settings.append(setting)
-        # the key that attach gives to the only image of a prompt
-        keys = [f"{_SEED}/0/{self._prompt(packed).question}" for packed in asked]
+            keys.append(f"{_SEED}/0/{prompt.question}")  # as attach names a prompt's only image
         plans = plan_images(images, prompts, settings, keys, cosines)
         self.spent.images += len(images)
         self.spent.kept += sum(len(plan.kept) for plan in plans)
@@ -122,14 +121,8 @@ class Selecting:
         self.spent.selecting += time.perf_counter() - started
         return plans
 
-    def _prompt(self, packed: bytes) -> Prompt:
-        """Return a question's prompt, made once."""
-        if packed not in self._prompts:
-            self._prompts[packed] = Prompt.of(unpack_question(packed), self._vectors)
-            if len(self._prompts) > _REMEMBERED:
-                self._prompts.popitem(last=False)
-        self._prompts.move_to_end(packed)
-        return self._prompts[packed]
+    def _make_prompt(self, packed: bytes) -> Prompt:
+        return Prompt.of(unpack_question(packed), self._vectors)
 
 
 def bytes_of(fields: Any) -> list[bytes]:
