@@ -24,7 +24,7 @@ PAGE = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, as the page does")
 def test_the_pages_commands_lead_to_an_answer(tmp_path: Path) -> None:
-    start, ask, *_ = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    start, ask, load = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     serve = start.splitlines()[-1]  # after the installation and the study
     assert serve.startswith("python -m examples.server")
     (tmp_path / "studies").symlink_to(ROOT / "studies")
@@ -46,17 +46,26 @@ def test_the_pages_commands_lead_to_an_answer(tmp_path: Path) -> None:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz")
                 break
             time.sleep(0.25)
-        done = subprocess.run(
-            ["bash", "-c", ask.replace("8000", str(port))],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+
+        def run(command: str) -> str:
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return done.stdout.splitlines()[-1]
+
+        reply = json.loads(run(ask.replace("8000", str(port))))
+        small = "--budgets 22 --requests 4 --rounds 1 --concurrency 2"
+        small += f" --url http://127.0.0.1:{port}"
+        row = run(re.sub(r"--budgets 1\.0 98 22 --requests 64", small, load))
     finally:
         server.terminate()
         server.wait()
-    reply = json.loads(done.stdout.splitlines()[-1])
     assert reply["answer"] == "yellow"  # the scene's one star
     assert reply["record"]["kept_tokens"] == [22]
+    in_flight, budget, *_, errors = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (in_flight, budget, errors) == ("2", "22", "0")

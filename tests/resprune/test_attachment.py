@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,24 @@ def test_decoding_does_not_overwrite_the_record(case: Case, handle: resprune.Att
 
 
 # -- overrides ---------------------------------------------------------------------------------
+
+
+def test_each_call_gets_its_own_record_from_whichever_thread(
+    case: Case, handle: resprune.Attachment
+) -> None:
+    calls = [(case.inputs([i % 3]), budget) for i in range(6) for budget in (5, 99)]
+
+    def call(given: tuple[dict[str, Any], int]) -> Any:
+        inputs, budget = given
+        return handle.generate(**inputs, budget=budget, max_new_tokens=2, do_sample=False)
+
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(call, calls))
+    for (output, record), given in zip(together, calls, strict=True):
+        alone, own = call(given)
+        assert torch.equal(output, alone)
+        assert [kept.tolist() for kept in record.kept] == [kept.tolist() for kept in own.kept]
+        assert record.policy.budget == CONFIG.policy(given[1]).budget
 
 
 def test_budget_override(case: Case, handle: resprune.Attachment) -> None:
