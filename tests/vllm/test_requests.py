@@ -78,6 +78,30 @@ def test_embeddings_of_an_image_are_refused(served: Served, oracle: Oracle) -> N
     assert served.ask([oracle.served(asked)])[1] == [32]
 
 
+def test_an_image_whose_features_overflow_stops_no_other(
+    served: Served, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pairs("nano-llava", 4, 1)
+    expected = oracle.answers(asked, _CONFIG)
+    encode, spent, ill = served.model.encode, served.model._selecting.spent, [True]
+
+    def overflowing(*arguments: Any) -> Any:
+        found = encode(*arguments)
+        if ill:
+            found[0].visual.tokens[5] = float("inf")
+            ill.clear()
+        return found
+
+    monkeypatch.setattr(served.model, "encode", overflowing)
+    served.forget()
+    ids, lengths = served.ask([oracle.served(each) for each in asked])
+    assert lengths == expected.lengths
+    assert ids[1:] == expected.ids[1:]
+    assert spent.failed == 1
+    served.forget()
+    assert served.ask([oracle.served(each) for each in asked])[0] == expected.ids
+
+
 def test_a_prompt_without_an_image_passes(served: Served, oracle: Oracle) -> None:
     ids, _ = served.ask([{"prompt": oracle.prompt(Asked("what color is the star?", ()))}])
     assert len(ids[0]) > 0

@@ -178,6 +178,7 @@ class PrunedModel:
             f"ResPrune: {spent.images} images encoded, {spent.kept} of {spent.seen} visual tokens "
             f"kept, {1e3 * spent.selecting / spent.images:.1f} ms selecting an image, "
             f"{spent.outside} prompts unlike those fitted"
+            + (f", {spent.failed} evenly spaced: {spent.why}" if spent.failed else "")
         )
 
     @staticmethod

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resprune.backbones import VisualTokens, WordVectors
@@ -17,7 +18,7 @@ from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_image
 from resprune.prompt import Prompt
 from resprune.serving.vllm.settings import digest
 from resprune.serving.vllm.wire import short, unpack_question
-from resprune.setting import Adaptive, Setting
+from resprune.setting import Adaptive, Setting, fixed
 
 _REMEMBERED = 1024
 _SEED = 0
@@ -32,6 +33,9 @@ class Spent:
         kept: Visual tokens that they kept.
         seen: Visual tokens that they had.
         outside: Images whose prompt is unlike those that an adaptive policy was fitted on.
+        failed: Images from which no choice could be made, such as those with features that are
+            not finite; they keep evenly spaced tokens.
+        why: What was wrong with the last of them.
         encoding: Seconds in the vision tower, the device not waited for.
         selecting: Seconds in the selection, with what it waited for.
     """
@@ -40,6 +44,8 @@ class Spent:
     kept: int = 0
     seen: int = 0
     outside: int = 0
+    failed: int = 0
+    why: str = ""
     encoding: float = 0.0
     selecting: float = 0.0
 
@@ -93,6 +99,9 @@ class Selecting:
     ) -> list[Plan]:
         """Plan the images of one step.
 
+        What ``attach`` raises for one image must not stop a server with all its requests: such an
+        image keeps evenly spaced tokens, as many as its placeholders.
+
         Args:
             images: The encoded images.
             policies: The policy of each.
@@ -102,27 +111,50 @@ class Selecting:
             One plan an image.
         """
         started = time.perf_counter()
-        prompts, cosines, settings, keys = [], [], [], []
+        try:
+            plans, outside = self._chosen(images, policies, asked)
+        except ResPruneError as error:
+            if len(images) > 1:
+                each = zip(images, policies, asked, strict=True)
+                return [self.plans([image], [own], [text])[0] for image, own, text in each]
+            plans, outside = [evenly_spaced(len(images[0].tokens), policies[0])], 0
+            self.spent.failed, self.spent.why = self.spent.failed + 1, str(error)
+        self.spent.images += len(images)
+        self.spent.kept += sum(len(plan.kept) for plan in plans)
+        self.spent.seen += sum(len(image.tokens) for image in images)
+        self.spent.outside += outside
+        self.spent.selecting += time.perf_counter() - started
+        return plans
+
+    def _chosen(
+        self,
+        images: Sequence[VisualTokens],
+        policies: Sequence[Setting | Adaptive],
+        asked: Sequence[bytes],
+    ) -> tuple[list[Plan], int]:
+        """Plans, and how many prompts are unlike those fitted."""
+        prompts, cosines, settings, keys, unlike = [], [], [], [], 0
         for image, policy, packed in zip(images, policies, asked, strict=True):
             prompt = self._prompt(packed)
             reads = "nouns" in needs_of(policy)
             seen = cosines_of(image, prompt) if reads else None
             on_cpu = seen.cpu() if seen is not None and isinstance(policy, Adaptive) else seen
             setting, outside = choose_setting(policy, self.config.predictor, prompt, image, on_cpu)
-            self.spent.outside += outside
+            unlike += outside
             prompts.append(prompt if reads else None)
             cosines.append(seen)
             settings.append(setting)
             keys.append(f"{_SEED}/0/{prompt.question}")  # as attach names a prompt's only image
-        plans = plan_images(images, prompts, settings, keys, cosines)
-        self.spent.images += len(images)
-        self.spent.kept += sum(len(plan.kept) for plan in plans)
-        self.spent.seen += sum(len(image.tokens) for image in images)
-        self.spent.selecting += time.perf_counter() - started
-        return plans
+        return plan_images(images, prompts, settings, keys, cosines), unlike
 
     def _make_prompt(self, packed: bytes) -> Prompt:
         return Prompt.of(unpack_question(packed), self._vectors)
+
+
+def evenly_spaced(tokens: int, policy: Setting | Adaptive) -> Plan:
+    """Return a plan that keeps as many of ``tokens`` visual tokens as a policy does, blindly."""
+    count = policy.budget.limit(tokens)
+    return Plan(torch.arange(count) * tokens // count, fixed(policy).positions)
 
 
 def bytes_of(fields: Any) -> list[bytes]:

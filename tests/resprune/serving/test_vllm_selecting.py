@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 import resprune
 from resprune import PruningConfig, Setting
-from resprune.backbones import WordVectors, for_model
+from resprune.backbones import VisualTokens, WordVectors, for_model
 from resprune.errors import ConfigError, ResPruneError
 from resprune.nouns import NounExtractor
 from resprune.processors import load_processor
@@ -81,6 +81,35 @@ def test_what_is_kept_is_what_attach_keeps(nano: tuple[Any, Any], row: int) -> N
         assert plan.kept.tolist() == last.kept[0].tolist()
         assert last.questions == [question.lower()]  # as this tokenizer gives it back
         assert len(plan.kept) == kept_placeholders(policy, 196, 196)
+
+
+@pytest.mark.parametrize("row", range(len(CONFIG.table)))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_touch_their_own_image_alone(
+    nano: tuple[Any, Any], row: int, value: float
+) -> None:
+    model, processor = nano
+    policy = CONFIG.table[row]
+    vectors = WordVectors(model.get_input_embeddings(), model.config.text_config.vocab_size)
+    engine = Selecting(CONFIG, vectors, for_model(model, processor).seed_signals)
+    draw = torch.Generator().manual_seed(0)
+    signal = {"cls_attention": torch.rand(196, generator=draw)}
+    width = model.get_input_embeddings().weight.shape[1]
+    tokens = [torch.randn(196, width, generator=draw) for _ in range(3)]
+    images = [VisualTokens(rows, signal, (14, 14)) for rows in tokens]
+    asked = [bytes(pack_question(Question("a star")).numpy())] * 3
+    healthy = engine.plans(images, [policy] * 3, asked)
+    assert engine.spent.failed == 0
+    tokens[1][7, 3] = value
+    plans = engine.plans(images, [policy] * 3, asked)
+    assert [plans[i].kept.tolist() for i in (0, 2)] == [healthy[i].kept.tolist() for i in (0, 2)]
+    assert len(plans[1].kept) == len(set(plans[1].kept.tolist())) == policy.budget.limit(196)
+    assert engine.spent.images == 6
+    assert engine.spent.failed == 1
+    assert "finite" in engine.spent.why
+    gaps = plans[1].kept.diff()
+    assert plans[1].positions == policy.positions
+    assert int(gaps.max() - gaps.min()) <= 1
 
 
 def test_a_question_survives_its_way() -> None:
