@@ -12,7 +12,7 @@ import pytest
 from resprune import PruningConfig
 from resprune.serving.vllm.asking import reads_question
 from tests.vllm import configs
-from tests.vllm.harness import Asked, Oracle, Served, pairs, serve
+from tests.vllm.harness import Asked, Expected, Oracle, Served, pairs, serve
 
 FAMILIES = {
     "nano-llava": ("llava", "cls_attention", "compact"),
@@ -50,19 +50,28 @@ def eager(request: Any, folders: dict[str, Path]) -> Iterator[Both]:
     yield from both(request.param, folders[request.param])
 
 
-def check(both: Both, kind: str, asked: list[Asked] | None = None) -> None:
-    """Compare ids, lengths and kept indices of prompts under one policy."""
-    asked = both.asked if asked is None else asked
-    policy, budget = both.policy(kind)
+def answer(
+    both: Both, kind: str, asked: list[Asked]
+) -> tuple[Expected, list[list[int]], list[list[int]]]:
+    """What is expected of prompts under one policy; ids and kept indices, with nothing cached."""
+    _, budget = both.policy(kind)
     expected = both.oracle.answers(asked, both.config, budget)
     both.served.forget()
     both.served.seen()
-    prompts = [both.oracle.served(each, resprune_budget=budget) for each in asked]
-    ids, lengths = both.served.ask(prompts)
-    assert ids == expected.ids
+    ids, lengths = both.served.ask(
+        [both.oracle.served(each, resprune_budget=budget) for each in asked]
+    )
     assert lengths == expected.lengths
+    return expected, ids, both.served.seen()
+
+
+def check(both: Both, kind: str, asked: list[Asked] | None = None) -> None:
+    """Compare ids, lengths and kept indices of prompts under one policy."""
+    asked = both.asked if asked is None else asked
+    policy, _ = both.policy(kind)
+    expected, ids, kept = answer(both, kind, asked)
+    assert ids == expected.ids
     assert len({tuple(each) for each in ids}) >= min(_LEAST_ANSWERS, len(asked) // 2)
-    kept = both.served.seen()
     if kind == "all":
         tokens = {len(each) for each in kept}
         assert len(tokens) == 1  # every token of every image
@@ -79,15 +88,9 @@ def check(both: Both, kind: str, asked: list[Asked] | None = None) -> None:
 
 def check_but_for_ties(both: Both, kind: str) -> None:
     """Compare a rule that turns on near ties: ids where it kept the same, halves where not."""
+    expected, ids, seen = answer(both, kind, both.asked)
+    kept = [each for each in seen for _ in range(2)]  # two questions an image
     _, budget = both.policy(kind)
-    expected = both.oracle.answers(both.asked, both.config, budget)
-    both.served.forget()
-    both.served.seen()
-    ids, lengths = both.served.ask(
-        [both.oracle.served(each, resprune_budget=budget) for each in both.asked]
-    )
-    assert lengths == expected.lengths
-    kept = [each for each in both.served.seen() for _ in range(2)]  # two questions an image
     shared = [len({*ours} & {*theirs}) for ours, theirs in zip(kept, expected.kept, strict=True)]
     assert min(shared) >= budget // 2  # the half chosen by attention
     same = [i for i, count in enumerate(shared) if count == budget]
@@ -110,14 +113,8 @@ def test_several_images(eager: Both, kind: str) -> None:
         Asked(each.question, tuple(images[(i + j) % len(images)] for j in range(2 + i % 2)))
         for i, each in enumerate(eager.asked[:8])
     ]
-    _, budget = eager.policy(kind)
-    expected = eager.oracle.answers(asked, eager.config, budget)
-    eager.served.forget()
-    ids, lengths = eager.served.ask(
-        [eager.oracle.served(each, resprune_budget=budget) for each in asked]
-    )
+    expected, ids, _ = answer(eager, kind, asked)
     assert ids == expected.ids
-    assert lengths == expected.lengths
 
 
 @pytest.mark.parametrize("size", [(56, 112), (168, 60), (37, 90)])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resprune.backbones import VisualTokens, WordVectors
 from resprune.config import PruningConfig
-from resprune.errors import ResPruneError
+from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
 from resprune.plan import Plan, choose_setting, cosines_of, needs_of, plan_images, signals_of
 from resprune.prompt import Prompt
 from resprune.serving.vllm.settings import digest
@@ -34,7 +34,7 @@ class Spent:
         seen: Visual tokens that they had.
         outside: Images whose prompt is unlike those that an adaptive policy was fitted on.
         failed: Images from which no choice could be made, such as those with features that are
-            not finite; they keep evenly spaced tokens.
+            not finite; they keep what ``uniform`` does.
         why: What was wrong with the last of them.
         encoding: Seconds in the vision tower, the device not waited for.
         selecting: Seconds in the selection, with what it waited for.
@@ -100,7 +100,7 @@ class Selecting:
         """Plan the images of one step.
 
         What ``attach`` raises for one image must not stop a server with all its requests: such an
-        image keeps evenly spaced tokens, as many as its placeholders.
+        image keeps what ``uniform`` does, as many tokens as its placeholders.
 
         Args:
             images: The encoded images.
@@ -109,15 +109,21 @@ class Selecting:
 
         Returns:
             One plan an image.
+
+        Raises:
+            ConfigError: The config is at fault, not an image.
+            UnsupportedModelError: So is the model.
         """
         started = time.perf_counter()
         try:
             plans, outside = self._chosen(images, policies, asked)
+        except (ConfigError, UnsupportedModelError):
+            raise
         except ResPruneError as error:
             if len(images) > 1:
                 each = zip(images, policies, asked, strict=True)
                 return [self.plans([image], [own], [text])[0] for image, own, text in each]
-            plans, outside = [evenly_spaced(len(images[0].tokens), policies[0])], 0
+            plans, outside = [blind(images[0], policies[0])], 0
             self.spent.failed, self.spent.why = self.spent.failed + 1, str(error)
         self.spent.images += len(images)
         self.spent.kept += sum(len(plan.kept) for plan in plans)
@@ -151,10 +157,11 @@ class Selecting:
         return Prompt.of(unpack_question(packed), self._vectors)
 
 
-def evenly_spaced(tokens: int, policy: Setting | Adaptive) -> Plan:
-    """Return a plan that keeps as many of ``tokens`` visual tokens as a policy does, blindly."""
-    count = policy.budget.limit(tokens)
-    return Plan(torch.arange(count) * tokens // count, fixed(policy).positions)
+def blind(image: VisualTokens, policy: Setting | Adaptive) -> Plan:
+    """Return a plan that keeps as many tokens as a policy does without looking at any."""
+    setting = Setting.of("uniform", policy.budget, positions=fixed(policy).positions)
+    unseen = VisualTokens(torch.zeros_like(image.tokens))
+    return plan_images([unseen], [None], [setting], [""])[0]
 
 
 def bytes_of(fields: Any) -> list[bytes]:

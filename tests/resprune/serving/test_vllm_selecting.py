@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 import resprune
 from resprune import PruningConfig, Setting
 from resprune.backbones import VisualTokens, WordVectors, for_model
-from resprune.errors import ConfigError, ResPruneError
+from resprune.errors import ConfigError, ResPruneError, UnsupportedModelError
 from resprune.nouns import NounExtractor
 from resprune.processors import load_processor
 from resprune.prompt import Question, read_question
@@ -107,10 +107,18 @@ def test_features_that_are_not_finite_touch_their_own_image_alone(
     assert engine.spent.images == 6
     assert engine.spent.failed == 1
     assert "finite" in engine.spent.why
-    gaps = plans[1].kept.diff()
-    assert int(gaps.sum()) + int(gaps.max()) >= 196  # from the first token to the last
     assert plans[1].positions == policy.positions
-    assert int(gaps.max() - gaps.min()) <= 1
+    k = policy.budget.limit(196)
+    assert plans[1].kept.tolist() == [(2 * i + 1) * 196 // (2 * k) for i in range(k)]
+
+
+def test_a_fault_of_the_config_is_no_image_s() -> None:
+    vectors = WordVectors(torch.nn.Embedding(9, 4))
+    image = VisualTokens(torch.randn(6, 4), {}, (2, 3))
+    packed = bytes(pack_question(Question()).numpy())
+    config = PruningConfig.single(2, method="cls_attention", positions="compact")
+    with pytest.raises(UnsupportedModelError, match="needs 'cls_attention'"):
+        Selecting(config, vectors, ()).plans([image] * 2, config.table * 2, [packed] * 2)
 
 
 def test_a_question_survives_its_way() -> None:
