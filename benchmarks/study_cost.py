@@ -24,7 +24,7 @@ from typing import Any
 from resprune import PruningConfig, attach
 from resprune.setting import Setting, unpruned
 from tuner.run import run_trials
-from tuner.scoring.visual import processed
+from tuner.scoring.visual import inputs_of
 from tuner.search.trials import Search
 from tuner.stages.opened import OpenedStudy
 from tuner.study import StudyConfig, find_study, load_study
@@ -83,10 +83,9 @@ def measure(study: StudyConfig, calls: int, seed: int) -> dict[str, Any]:
             backbone = opened.backbone
             config = PruningConfig.from_dict({"default": setting.budget, "table": [setting]})
             with attach(backbone.model, backbone.processor, config):
-                prompts = [backbone.chat_prompt(sample.prompt) for sample in samples]
-                images = [sample.load_image() for sample in samples]
+                inputs, _ = inputs_of(backbone, samples)
                 backbone.model.generate(
-                    **processed(backbone, images, prompts),
+                    **inputs,
                     query=[sample.question for sample in samples],
                     max_new_tokens=opened.bench.task.max_new_tokens,
                     do_sample=False,

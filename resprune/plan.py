@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,58 @@ class Plan:
 def everything(tokens: int, positions: Positions = "keep") -> Plan:
     """Return the plan of the unpruned model for an image of ``tokens`` visual tokens."""
     return Plan(torch.arange(tokens), positions)
+
+
+def joined(plans: Sequence[Plan], tokens: Sequence[int]) -> Plan:
+    """Make one plan of those of several images of one prompt; ``parted`` takes it apart.
+
+    Args:
+        plans: One an image, in order, of one position policy.
+        tokens: Visual tokens T_i of each image.
+
+    Returns:
+        A plan whose indices count on from image to image; what its rule leaves is the sum, as the
+        images are one pool inside the LLM.
+    """
+    if len(plans) == 1:
+        return plans[0]
+    starts = [0, *accumulate(tokens)]
+    rows = list(zip(plans, starts, strict=False))
+    replaced = [plan.features for plan in plans if plan.features is not None]
+    rules = [plan.rule for plan in plans if plan.rule is not None]
+    return Plan(
+        torch.cat([plan.kept + start for plan, start in rows]),
+        plans[0].positions,
+        torch.cat(replaced) if replaced else None,
+        plans[0].maker,
+        rule=replace(rules[0], count=sum(rule.count for rule in rules)) if rules else None,
+    )
+
+
+def parted(plan: Plan, tokens: Sequence[int]) -> list[Plan]:
+    """Take apart what ``joined`` made, its order and rule left out.
+
+    Args:
+        plan: The plan of a prompt.
+        tokens: Visual tokens T_i of each of its images.
+
+    Returns:
+        One plan an image.
+    """
+    if len(tokens) == 1:
+        return [plan]
+    starts = torch.tensor([0, *accumulate(tokens)])
+    ends = torch.searchsorted(plan.kept.cpu(), starts).tolist()
+    return [
+        replace(
+            plan,
+            kept=plan.kept[low:high] - int(start),
+            features=None if plan.features is None else plan.features[low:high],
+            order=None,
+            rule=None,
+        )
+        for low, high, start in zip(ends, ends[1:], starts.tolist(), strict=False)
+    ]
 
 
 # -- policy -> setting --------------------------------------------------------------------

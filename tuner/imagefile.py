@@ -14,6 +14,7 @@ from resprune.files import written_beside
 
 # what cameras and browsers write; others (EPS runs Ghostscript) are not opened at all
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**26
 _DROPPED = 0.74  # how far a dropped token is faded towards white
 _OUTLINE = (0, 114, 178)

@@ -1,4 +1,4 @@
-"""Folders that a study names: found from the study file, wherever the command runs."""
+"""Folders and files that a study names: found from the study file, wherever the command runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ def _from_the_file(value: str, info: ValidationInfo) -> str:
     base: Path | None = (info.context or {}).get("base")
     if base is None:
         return value
-    folder = base / value
-    return str(folder.resolve()) if folder.is_dir() or value.startswith(".") else value
+    path = base / value
+    try:
+        return str(path.resolve()) if path.exists() or value.startswith(".") else value
+    except (OSError, ValueError):  # too long a name, or one with a NUL
+        raise ValueError(f"{value[:80]!r} is no name of a file or folder") from None
 
 
 FolderName = Annotated[str, AfterValidator(_from_the_file)]
-"""A folder, or a name of another kind; relative to ``base`` of the validation context."""
+"""A folder or file, or a name of another kind; relative to ``base`` of the validation context."""

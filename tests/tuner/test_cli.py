@@ -135,7 +135,7 @@ def test_validate_compares_the_images(tmp_path, capsys):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(line))
     path = tmp_path / "s.toml"
     text = STUDY.replace("samples = 8", "samples = 1")
-    path.write_text(text.replace('"nano-scenes"', '"jsonl"\nfolder = "."'))
+    path.write_text(text.replace('"nano-scenes"', '"table"\ndata = "."'))
     code, _, err = call(capsys, "validate", path)
     assert code == 2
     assert "task.report: sample 'report-1' (image 'report.png') shows the same picture as" in err
@@ -181,7 +181,7 @@ def test_validate(study, capsys):
     ("what", "name"),
     [
         ("studies", "nano-llava"),
-        ("tasks", "jsonl"),
+        ("tasks", "table"),
         ("methods", "resprune"),
     ],
 )

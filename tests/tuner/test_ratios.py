@@ -51,8 +51,8 @@ def run_dir(folder, backbone, tmp_path_factory):
             "study": {"name": "ratios", "trials": 4},
             "backbone": {"model": "nano-llava"},  # what is loaded is replaced below
             "task": {
-                "name": "jsonl",
-                "folder": str(folder),
+                "name": "table",
+                "data": str(folder),
                 "max_new_tokens": 3,
                 "tune": {"split": "tune", "samples": len(SIZES)},
                 "fit": {"split": "fit", "samples": 4 * len(SIZES)},
@@ -72,7 +72,7 @@ def run_dir(folder, backbone, tmp_path_factory):
 def test_a_study_of_ratios_exports_ratios(run_dir, backbone, folder):
     found = Results.load(run_dir)
     assert [c.setting.budget for c in found.chosen] == [Ratio(ratio=r) for r in RATIOS]
-    samples = tasks.get("jsonl", folder=str(folder)).samples("report", None)
+    samples = tasks.get("table", data=str(folder)).samples("report", None)
     inputs = [
         backbone.processor(
             images=[sample.load_image()],

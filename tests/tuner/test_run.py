@@ -314,7 +314,7 @@ def test_a_local_folder_under_every_metric_and_objective(tmp_path, metric, objec
     scenes_folder(tmp_path, labels=metric != "fidelity")
     study = make(
         study={"objective": objective, "trials": 4},
-        task={"name": "jsonl", "folder": str(tmp_path), "metric": metric, "answer_format": "",
+        task={"name": "table", "data": str(tmp_path), "metric": metric, "answer_format": "",
               "max_new_tokens": 3, "tune": {"split": "tune", "samples": 16},
               "report": {"split": "report", "samples": 16}},
         search={"budget": [22, 6] if metric != "log_likelihood" else []},
@@ -344,8 +344,8 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
         (tmp_path / f"{split}.jsonl").write_text(line)
     study = make(
         task={
-            "name": "jsonl",
-            "folder": str(tmp_path),
+            "name": "table",
+            "data": str(tmp_path),
             "tune": {"split": "one", "samples": 1},
             "report": {"split": "two", "samples": 1},
         },

@@ -119,7 +119,8 @@ def at_cost(opened: OpenedStudy, setting: Setting) -> Setting:
     tokens = opened.backbone.visual_tokens
     if tokens is None:
         tune = opened.split("tune")
-        tokens = round(statistics.mean(len(tune.visual(i).tokens) for i in range(len(tune))))
+        images = (image for i in range(len(tune)) for image in tune.visuals(i))
+        tokens = round(statistics.mean(len(image.tokens) for image in images))
     mean = setting.budget.limit(tokens)
     return setting.at(
         count_for_cost(setting.method, setting.options, tokens, opened.bench.depth, mean)

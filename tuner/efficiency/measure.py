@@ -200,7 +200,7 @@ class _Run:
 
     def _inputs(self, batch: int, number: int) -> dict[str, Any]:
         rows = [self._prompts[(number + i) % len(self._prompts)] for i in range(batch)]
-        return processed(self._backbone, [row.image for row in rows], [row.text for row in rows])
+        return processed(self._backbone, [[row.image] for row in rows], [row.text for row in rows])
 
 
 def _measured(

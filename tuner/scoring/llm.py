@@ -14,11 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from resprune import methods
 from resprune.backbones import Backbone, Prepared, VisualTokens
 from resprune.layers import LayerPruner
-from resprune.plan import Plan, made_by
+from resprune.plan import Plan, made_by, parted
 from tuner.scoring.metrics import Kind
 from tuner.scoring.outcomes import Outcome
 from tuner.scoring.prompts import Prompts
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 _TOKENS_PER_ROW = 80  # longer rows go in smaller batches
 _PADDING = 0.1  # share by which the kept counts of a batch may differ where T varies
 
@@ -35,7 +37,7 @@ class Runner:
 
     Args:
         backbone: The model.
-        visual: Returns the encoded image of a sample.
+        visual: Returns the encoded images of a sample.
         prompts: Its prompts.
         max_new_tokens: Tokens an answer needs at most.
         batch_size: Rows of one prefill.
@@ -45,7 +47,7 @@ class Runner:
     def __init__(
         self,
         backbone: Backbone,
-        visual: Callable[[int], VisualTokens],
+        visual: Callable[[int], Sequence[VisualTokens]],
         prompts: Prompts,
         *,
         max_new_tokens: int,
@@ -71,7 +73,34 @@ class Runner:
             Places in ``jobs``, and their outcomes.
         """
         step = self._answer if kind == "answer" else self._likelihood
-        batches = self._batches(jobs, kind)
+        ids = self._prompts.ids if kind == "answer" else self._prompts.gold
+        yield from self._run(jobs, ids, step)
+
+    def chances(
+        self, jobs: Sequence[Job], prompts: Prompts
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Compute what the model expects at each token of given answers, and after them.
+
+        Args:
+            jobs: What to compute.
+            prompts: The prompts with these answers as the gold ones, of n tokens.
+
+        Yields:
+            Places in ``jobs``, and log-probabilities, shape (n + 1, V), float32, on the CPU.
+        """
+
+        def step(batch: list[Job], pruner: LayerPruner | None) -> list[Tensor]:
+            return self._chances(batch, prompts, pruner, end=True)
+
+        yield from self._run(jobs, prompts.gold, step)
+
+    def _run(
+        self,
+        jobs: Sequence[Job],
+        ids: Sequence[Tensor],
+        step: Callable[[list[Job], LayerPruner | None], list[_Out]],
+    ) -> Iterator[tuple[list[int], list[_Out]]]:
+        batches = self._batches(jobs, ids)
         ruled = any(job.plan.rule is not None for job in jobs)
         with LayerPruner(self._backbone) if ruled else nullcontext() as pruner:
             outcomes = in_threads(
@@ -79,12 +108,11 @@ class Runner:
             )
             yield from zip(batches, outcomes, strict=True)
 
-    def _batches(self, jobs: Sequence[Job], kind: Kind) -> list[list[int]]:
+    def _batches(self, jobs: Sequence[Job], ids: Sequence[Tensor]) -> list[list[int]]:
         """Cut jobs into batches of equal or, where T varies, near count that enters, and length.
 
         One batch has one way to prune inside the LLM.
         """
-        ids = self._prompts.ids if kind == "answer" else self._prompts.gold
 
         def shape(job: Job) -> tuple[str, str, int, int]:
             plan, rule = job.plan, job.plan.rule
@@ -97,7 +125,7 @@ class Runner:
         while start < len(waiting):
             first = jobs[waiting[start]]
             *way, k, length = shape(first)
-            text = length - len(self._visual(first.sample).tokens)
+            text = length - sum(len(image.tokens) for image in self._visual(first.sample))
             rows = max(1, self._batch_size * _TOKENS_PER_ROW // max(_TOKENS_PER_ROW, k + text))
             most = k * (1 + _PADDING) if self._backbone.visual_tokens is None else k
             batch = [
@@ -138,56 +166,68 @@ class Runner:
             self._texts[tokens] = str(decoded).strip()
         return self._texts[tokens]
 
-    @torch.inference_mode()
     def _likelihood(self, jobs: list[Job], pruner: LayerPruner | None) -> list[Outcome]:
         """Sum the log-probabilities of the gold answer's tokens, given the prompt and each other.
 
         Source: teacher forcing, as lm-evaluation-harness does for ``loglikelihood``.
         """
+        found = []
+        for job, chances in zip(jobs, self._chances(jobs, self._prompts, pruner), strict=True):
+            gold = self._prompts.answer(job.sample)
+            taken = chances.gather(1, gold[:, None])
+            found.append(Outcome(None, float(taken.double().sum())))
+        return found
+
+    @torch.inference_mode()
+    def _chances(
+        self, jobs: list[Job], prompts: Prompts, pruner: LayerPruner | None, *, end: bool = False
+    ) -> list[Tensor]:
+        """Return the log-probabilities at each of a job's n answer tokens, (n, V); ``end``: n + 1.
+
+        Under a method inside the LLM the prompt alone goes first: in one pass with the answer it
+        would choose by the answer's tokens.
+        """
+        counts = [len(prompts.answer(job.sample)) for job in jobs]
         if jobs[0].plan.rule is not None:
-            return self._likelihood_after_prompt(jobs, pruner)
-        counts = [len(self._prompts.answer(job.sample)) for job in jobs]
-        kwargs = self._prepared(self._prompts.gold, jobs).kwargs
-        most = max(counts)
-        logits = self._backbone.model(**kwargs, logits_to_keep=most + 1, use_cache=False).logits
-        chances = logits[:, :-1].float().log_softmax(dim=-1)
-        gold = kwargs["input_ids"][:, -most:]
-        taken = chances.gather(2, gold[..., None])[..., 0].cpu()
+            logits = self._logits_after_prompt(jobs, prompts, pruner, end)
+            starts = [0] * len(jobs)
+        else:
+            most = max(counts)
+            kwargs = self._prepared(prompts.gold, jobs).kwargs
+            logits = self._backbone.model(**kwargs, logits_to_keep=most + 1, use_cache=False).logits
+            starts = [most - n for n in counts]
         return [
-            Outcome(None, float(taken[j, most - n :].double().sum())) for j, n in enumerate(counts)
+            logits[j, start : start + n + end].float().log_softmax(dim=-1).cpu()
+            for j, (start, n) in enumerate(zip(starts, counts, strict=True))
         ]
 
-    def _likelihood_after_prompt(
-        self, jobs: list[Job], pruner: LayerPruner | None
-    ) -> list[Outcome]:
-        """Sum the same, the prompt alone going first.
-
-        In one pass with the answer a method inside the LLM would choose by the answer's tokens.
-        """
-        prepared = self._prepared(self._prompts.ids, jobs)
+    def _logits_after_prompt(
+        self, jobs: list[Job], prompts: Prompts, pruner: LayerPruner | None, end: bool
+    ) -> Tensor:
+        """Return the logits from the last token of each prompt on, shape (B, longest, V)."""
+        prepared = self._prepared(prompts.ids, jobs)
         given = prepared.kwargs
         device = given["input_ids"].device
-        gold = pad_sequence([self._prompts.answer(job.sample) for job in jobs], batch_first=True)
-        gold = gold.to(device)
-        counts = torch.tensor([len(self._prompts.answer(job.sample)) for job in jobs])
-        there = (torch.arange(gold.shape[1]) < counts[:, None]).to(device)
+        answers = [prompts.answer(job.sample) for job in jobs]
+        gold = pad_sequence(answers, batch_first=True).to(device)
+        lengths = torch.tensor([len(answer) for answer in answers])
+        there = (torch.arange(gold.shape[1]) < lengths[:, None]).to(device)
+        fed = gold.shape[1] - (not end)
         model = self._backbone.model
         with _inside(jobs, prepared, pruner):
             first = model(**given, logits_to_keep=1, use_cache=True)
-            logits = first.logits[:, -1:]
-            if gold.shape[1] > 1:
-                seen = there[:, :-1].to(given["attention_mask"].dtype)
+            logits: Tensor = first.logits[:, -1:]
+            if fed > 0:
+                seen = there[:, :fed].to(given["attention_mask"].dtype)
                 rest = model(
-                    input_ids=gold[:, :-1],
+                    input_ids=gold[:, :fed],
                     attention_mask=torch.cat([given["attention_mask"], seen], dim=1),
-                    position_ids=_following(prepared, gold.shape[1] - 1),
+                    position_ids=_following(prepared, fed),
                     past_key_values=first.past_key_values,
                     use_cache=True,
                 )
                 logits = torch.cat([logits, rest.logits], dim=1)
-        taken = logits.float().log_softmax(dim=-1).gather(2, gold[..., None])[..., 0]
-        sums = (taken.double() * there).sum(dim=1).tolist()
-        return [Outcome(None, value) for value in sums]
+        return logits
 
     def _prepared(self, ids: Sequence[Tensor], jobs: list[Job]) -> Prepared:
         device = self._backbone.model.device
@@ -198,8 +238,13 @@ class Runner:
         for j, row in enumerate(rows):
             padded[j, width - len(row) :] = row
             mask[j, width - len(row) :] = 1
-        visual = [self._visual(job.sample) for job in jobs]
-        plans = [job.plan for job in jobs]
+        rowed = [self._visual(job.sample) for job in jobs]
+        plans = [
+            plan
+            for job, images in zip(jobs, rowed, strict=True)
+            for plan in parted(job.plan, [len(image.tokens) for image in images])
+        ]
+        visual = [image for images in rowed for image in images]
         features = [
             image.tokens[plan.kept] if plan.features is None else plan.features
             for image, plan in zip(visual, plans, strict=True)
@@ -232,10 +277,6 @@ def _following(prepared: Prepared, count: int) -> Tensor:
         text = torch.tensor(prepared.lengths)[:, None] + torch.arange(count)
         after = torch.stack([text, *[after] * (len(places) - 1)])
     return after.to(places.device)
-
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 def in_threads(

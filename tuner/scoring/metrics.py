@@ -15,7 +15,7 @@ from resprune.errors import StudyError, near_names
 from tuner.scoring.outcomes import Outcome
 
 Floats = npt.NDArray[np.float64]
-Kind = Literal["answer", "log_likelihood"]
+Kind = Literal["answer", "log_likelihood", "divergence"]
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 LEAST_LOG_LIKELIHOOD = -6.0
 """Below, in nats, a loss says no more than 'wrong'."""
@@ -125,7 +125,42 @@ class Fidelity(Metric):
         return float(normalized(str(outcome.answer)) == normalized(str(reference)))
 
 
-_METRICS: dict[str, Metric] = {cls.name: cls() for cls in (Score, LogLikelihood, Fidelity)}
+class Divergence(Metric):
+    """Minus the Kullback-Leibler divergence of what the pruned model expects from the unpruned.
+
+    A mean over the tokens of the unpruned model's own answer and the end of it, in nats.
+    """
+
+    name = "kl"
+    kind = "divergence"
+    needs_gold = False
+    compares = True
+    ends = (-math.inf, 0.0)
+    meaning = (
+        "minus the KL divergence of the next token from the unpruned model's, a mean over the "
+        "tokens of its answer, in nats; 0 is the best there is"
+    )
+
+    def score(
+        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
+    ) -> float:
+        """Read it."""
+        assert outcome.likelihood is not None
+        return outcome.likelihood
+
+    def floor(self, unpruned: float, lost: float) -> float:
+        """Divergences are compared in nats."""
+        return unpruned - lost
+
+    def losses(self, scores: Floats) -> Floats:
+        """The divergence, cut off."""
+        losses: Floats = -np.maximum(scores, LEAST_LOG_LIKELIHOOD)
+        return losses
+
+
+_METRICS: dict[str, Metric] = {
+    cls.name: cls() for cls in (Score, LogLikelihood, Fidelity, Divergence)
+}
 
 
 def names() -> Sequence[str]:

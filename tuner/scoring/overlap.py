@@ -12,49 +12,17 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from resprune.errors import ConfigError, StudyError
 from resprune.files import read_json, write_json
-from tuner.scoring.visual import image_key
+from tuner.pictures import PictureHash, edges_of, near_duplicates, picture_hash
+from tuner.problems import all_of
 from tuner.tasks import Sample
 
 HASHES_FILE = "pictures.json"
-NEAR = 0.2
-LEAST_EDGES = 24
-_SIDE = 16
-_STEP = 2  # grey levels: what compression leaves of an even area
-_ROWS = 1024
 _MAX_BYTES = 2**28
-
-Bits = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
-
-
-class PictureHash(NamedTuple):
-    """What tells decoded pictures apart.
-
-    Attributes:
-        pixels: blake2b of the RGB size and bytes, 32 hex digits.
-        edges: Where the picture gets brighter to the right, 256 bits as 64 hex digits.
-    """
-
-    pixels: str
-    edges: str
-
-
-def picture_hash(image: Image.Image) -> PictureHash:
-    """Hash a picture; see ``near_duplicates`` for its edges."""
-    picture = image.convert("RGB")
-    digest = hashlib.blake2b(f"{picture.width} {picture.height} ".encode(), digest_size=16)
-    digest.update(picture.tobytes())
-    small = picture.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
-    edges = np.diff(np.asarray(small, dtype=np.int16), axis=1) > _STEP
-    return PictureHash(digest.hexdigest(), np.packbits(edges).tobytes().hex())
 
 
 class PictureHashes:
@@ -82,16 +50,22 @@ class PictureHashes:
         Raises:
             StudyError: An image cannot be read, or the file cannot be written.
         """
-        by_key = {image_key(sample): sample for sample in samples}
+        by_key = {picture.key: picture for sample in samples for picture in sample.pictures}
         missing = [key for key in by_key if key not in self._known]
+        problems: list[str] = []
         try:
             for done, key in enumerate(missing, 1):
-                self._known[key] = picture_hash(by_key[key].load_image())
+                try:
+                    self._known[key] = picture_hash(by_key[key].load())
+                except StudyError as error:
+                    problems.append(str(error))
                 if progress is not None:
                     progress(done, len(missing))
         finally:  # what an interruption leaves is worth keeping
             if missing and self._path is not None:
                 _write(self._path, self._known)
+        if problems:
+            raise StudyError(all_of(problems, "images"))
         return {key: self._known[key] for key in by_key}
 
 
@@ -133,44 +107,15 @@ def check_pictures(
     owner: dict[str, tuple[str, Sample]] = {}
     for name, samples in splits.items():
         for sample in samples:
-            other, first = owner.setdefault(found[image_key(sample)].pixels, (name, sample))
-            if other != name:
-                raise StudyError(
-                    f"task.{name}: {_named(sample)} shows the same picture as {_named(first)} of "
-                    f"{other}; splits must not share images: remove it from one of them"
-                )
+            for picture in sample.pictures:
+                other, first = owner.setdefault(found[picture.key].pixels, (name, sample))
+                if other != name:
+                    raise StudyError(
+                        f"task.{name}: {_named(sample)} shows the same picture as {_named(first)} "
+                        f"of {other}; splits must not share images: remove it from one of them"
+                    )
     for name, others in (("certify", ("tune", "fit", "report")), ("report", ("tune", "fit"))):
         _warn_of_near(splits, name, [o for o in others if o in splits], found)
-
-
-def near_duplicates(one: Bits, other: Bits) -> npt.NDArray[np.int64]:
-    """Find the pictures that look alike.
-
-    The Hamming distance of two hashes is set against the edges that they have between them, since
-    pictures on plain ground have few: they look alike where it is at most 0.2 of their sum, which
-    is 38 of 256 bits for two nano scenes of 95 edges each. Of 1,000 nano scenes (and as many wide
-    ones, and 1,000 pages of random text) no two come below .37; the same ones as JPEG of quality
-    20 come to .21 at most, at half the size to .19, 10 % brighter to .11. Pictures of fewer than
-    24 edges cannot be told apart by them and are not compared: of 1,000 pictures of one to four
-    random shapes on white, 192 pairs would be named, and none is.
-
-    Args:
-        one: Edges, shape (N, 256).
-        other: Edges, shape (M, 256).
-
-    Returns:
-        Pairs of indices, shape (P, 2), in order.
-    """
-    mine, theirs = one.astype(np.float32), other.astype(np.float32)
-    rich = theirs.sum(1) >= LEAST_EDGES
-    pairs = []
-    for start in range(0, len(mine), _ROWS):
-        rows = mine[start : start + _ROWS]
-        edges = rows.sum(1)[:, None] + theirs.sum(1)
-        near = edges - 2 * (rows @ theirs.T) <= NEAR * edges
-        near &= rich & (rows.sum(1) >= LEAST_EDGES)[:, None]
-        pairs.append(np.argwhere(near) + np.array([start, 0]))
-    return np.concatenate(pairs)
 
 
 def _warn_of_near(
@@ -183,26 +128,27 @@ def _warn_of_near(
     theirs = [(o, s) for o in others for s in _by_image(splits[o])]
     if not mine or not theirs:
         return
-    pairs = near_duplicates(_edges(mine, found), _edges([s for _, s in theirs], found))
+    pairs = near_duplicates(
+        edges_of([found[key] for key, _ in mine]), edges_of([found[key] for _, (key, _) in theirs])
+    )
     if len(pairs):
         (i, j), count = pairs[0], len(np.unique(pairs[:, 0]))
-        other, twin = theirs[j]
+        other, (_, twin) = theirs[j]
         warnings.warn(
             f"task.{name}: {count} of its {len(mine)} images look like one of another split, such "
-            f"as {_named(mine[i])} like {_named(twin)} of {other}; where they show the same, "
+            f"as {_named(mine[i][1])} like {_named(twin)} of {other}; where they show the same, "
             f"{name} is not about unseen images: remove them from one of the splits",
             stacklevel=4,
         )
 
 
-def _by_image(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the first sample of each image."""
-    return list({image_key(sample): sample for sample in reversed(samples)}.values())[::-1]
-
-
-def _edges(samples: Sequence[Sample], found: Mapping[str, PictureHash]) -> Bits:
-    packed = [np.frombuffer(bytes.fromhex(found[image_key(s)].edges), np.uint8) for s in samples]
-    return np.unpackbits(np.stack(packed), axis=1).astype(np.bool_)
+def _by_image(samples: Sequence[Sample]) -> list[tuple[str, Sample]]:
+    """Return the key of each picture, and the first sample that shows it."""
+    found: dict[str, Sample] = {}
+    for sample in samples:
+        for picture in sample.pictures:
+            found.setdefault(picture.key, sample)
+    return list(found.items())
 
 
 def _named(sample: Sample) -> str:

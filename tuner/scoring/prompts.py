@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from resprune.backbones import Backbone
-from tuner.scoring.visual import processed
+from tuner.scoring.visual import inputs_of
 from tuner.tasks import Sample
 
 _AT_ONCE = 64
@@ -28,10 +29,20 @@ class Prompts:
 
     def __init__(self, backbone: Backbone, samples: Sequence[Sample]) -> None:
         self._backbone = backbone
+        self._samples = samples
         self.ids = self._prompt_ids(samples)
-        self.gold = [
-            torch.cat([ids, self._answer_ids(sample)])
-            for ids, sample in zip(self.ids, samples, strict=True)
+        self.gold = self._with([s.answers[0] if s.answers else "" for s in samples])
+
+    def with_answers(self, answers: Sequence[str]) -> Prompts:
+        """Return the same prompts with other answers, one a sample, as the gold ones."""
+        other = copy(self)
+        other.gold = self._with(answers)
+        return other
+
+    def _with(self, answers: Sequence[str]) -> list[Tensor]:
+        return [
+            torch.cat([ids, self._answer_ids(sample, answer)])
+            for ids, sample, answer in zip(self.ids, self._samples, answers, strict=True)
         ]
 
     def answer(self, i: int) -> Tensor:
@@ -42,19 +53,18 @@ class Prompts:
         found: list[Tensor] = []
         for start in range(0, len(samples), _AT_ONCE):
             part = samples[start : start + _AT_ONCE]
-            prompts = [self._backbone.chat_prompt(sample.prompt) for sample in part]
-            batch = processed(self._backbone, [sample.load_image() for sample in part], prompts)
+            batch, _ = inputs_of(self._backbone, part)
             for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
                 found.append(row[mask.bool()].cpu())
         return found
 
-    def _answer_ids(self, sample: Sample) -> Tensor:
-        """Tokenise the gold answer as the chat template would write it after the prompt."""
-        if not sample.answers:
+    def _answer_ids(self, sample: Sample, answer: str) -> Tensor:
+        """Tokenise an answer as the chat template would write it after the prompt."""
+        if not answer:
             return torch.empty(0, dtype=torch.long)
-        answer = sample.answers[0]
-        prompt = self._backbone.chat_prompt(sample.prompt)
-        question = [{"type": "image"}, {"type": "text", "text": sample.prompt}]
+        images = len(sample.pictures)
+        prompt = self._backbone.chat_prompt(sample.prompt, images)
+        question = [{"type": "image"}] * images + [{"type": "text", "text": sample.prompt}]
         turns = [
             {"role": "user", "content": question},
             {"role": "assistant", "content": [{"type": "text", "text": answer}]},

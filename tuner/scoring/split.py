@@ -7,11 +7,12 @@ tokens share one prefill.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,17 @@ from resprune.cost import cost
 from resprune.errors import StudyError
 from resprune.methods.downsample import Downsample
 from resprune.options import Positions
-from resprune.plan import Plan, cosines_of, everything, with_rule
+from resprune.plan import Plan, cosines_of, everything, joined, with_rule
 from resprune.prompt import Prompt
 from resprune.setting import Setting
 from tuner.scoring.bench import Bench
+from tuner.scoring.divergence import Divergence
 from tuner.scoring.llm import Job, Runner
 from tuner.scoring.metrics import Kind
 from tuner.scoring.outcomes import Outcome
 from tuner.scoring.plans import Planner
 from tuner.scoring.prompts import Prompts
-from tuner.scoring.visual import image_key
-from tuner.tasks import Sample
+from tuner.tasks import Picture, Sample
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +63,7 @@ class Split:
         self._whole = whole
         self._prefills = 0
         self._reference: list[str | None] | None = None
+        self._divergence: Divergence | None = None
         self._smaller: dict[Setting, Split] = {}
         self._scores: dict[Setting, Floats] = {}
         if bench.metric.needs_gold and any(not sample.answers for sample in self.samples):
@@ -71,16 +73,17 @@ class Split:
         bench.visual.load(self.samples, bench.progress)
         self._prompts = Prompts(bench.backbone, self.samples)
         self._digests = [self._digest(i) for i in range(len(self.samples))]
+        self._views = [(i, v) for i, s in enumerate(self.samples) for v in range(len(s.pictures))]
         self._planner = Planner(
-            [image_key(sample) for sample in self.samples],
-            self.visual,
-            self.prompt,
-            [sample.id for sample in self.samples],
+            [f"{self.samples[i].image_key} {v}" for i, v in self._views],
+            lambda view: self.visuals(self._views[view][0])[self._views[view][1]],
+            lambda view: self.prompt(self._views[view][0]),
+            [self.samples[i].id for i, _ in self._views],
             bench.workers,
         )
         self._runner = Runner(
             bench.backbone,
-            self.visual,
+            self.visuals,
             self._prompts,
             max_new_tokens=bench.task.max_new_tokens,
             batch_size=bench.batch_size,
@@ -107,9 +110,24 @@ class Split:
         """Image of each sample: the clusters of every interval."""
         return [sample.image_id for sample in self.samples]
 
+    def visuals(self, i: int) -> tuple[VisualTokens, ...]:
+        """Return the encoded images of a sample."""
+        return self._bench.visual[self.samples[i].image_key]
+
     def visual(self, i: int) -> VisualTokens:
-        """Return the encoded image of a sample."""
-        return self._bench.visual[image_key(self.samples[i])]
+        """Return the encoded image of a sample that has one.
+
+        Raises:
+            StudyError: It has several.
+        """
+        found = self.visuals(i)
+        if len(found) > 1:
+            raise StudyError(
+                f"sample {self.samples[i].id!r} has {len(found)} images, and what is chosen or "
+                "measured by prompt is known for one image a question; leave out task.fit, or "
+                "set alpha.adaptive = false"
+            )
+        return found[0]
 
     def prompt(self, i: int) -> Prompt:
         """Return the question of a sample, read into nouns."""
@@ -152,8 +170,7 @@ class Split:
         counts = self._counts(setting)
         if setting.inside is not None:
             limit = setting.inside.budget.limit
-            totals = [len(self.visual(i).tokens) for i in range(len(self))]
-            counts = [min(limit(total), k) for total, k in zip(totals, counts, strict=True)]
+            counts = [min(limit(total), k) for total, k in zip(self._totals, counts, strict=True)]
         return round(sum(counts) / len(counts))
 
     def cost(self, setting: Setting) -> float:
@@ -165,22 +182,24 @@ class Split:
             return float(self.tokens(setting))
         depth = self._bench.depth
         before = methods.get(setting.method).stage == "tokens"
-        pairs = Counter(
-            (len(self.visual(i).tokens), k) for i, k in enumerate(self._counts(setting))
-        )
+        pairs = Counter(zip(self._totals, self._counts(setting), strict=True))
         total = sum(
             n * cost(setting.at(Count(count=k)) if before else setting, tokens, depth)
             for (tokens, k), n in pairs.items()
         )
-        return round(total / len(self), 2)
+        return round(total / len(self._views), 2)
+
+    @property
+    def _totals(self) -> list[int]:
+        """Visual tokens of each image of each sample."""
+        return [len(visual.tokens) for i in range(len(self)) for visual in self.visuals(i)]
 
     def _counts(self, setting: Setting) -> list[int]:
-        """Count what a setting's method keeps of each sample's image, its later stage apart."""
+        """Count what a setting's method keeps of each image, its later stage apart."""
         if methods.get(setting.method).stage == "image":
-            smaller = self._downsampled(setting)
-            return [len(smaller.visual(i).tokens) for i in range(len(self))]
+            return self._downsampled(setting)._totals
         if isinstance(setting.budget, Energy):
-            return [len(plan.kept) for plan in self.plans([setting])[0]]
+            return [len(plan.kept) for plan in self._planner.plans([setting])[0]]
         counts: list[int] = self._planner.counts(setting).tolist()
         return counts
 
@@ -190,16 +209,27 @@ class Split:
             [s for s in settings if methods.get(s.method).stage == "tokens"]
         )
         rest = iter(found)
-        return [
+        each = [
             next(rest)
             if methods.get(s.method).stage == "tokens"
-            else [with_rule(plan, s) for plan in self.unpruned(s.positions)]
+            else [with_rule(everything(total, s.positions), s) for total in self._totals]
             for s in settings
         ]
+        return [self._joined(row) for row in each]
 
     def unpruned(self, positions: Positions = "keep") -> list[Plan]:
         """Plan every sample of the unpruned model."""
-        return [everything(len(self.visual(i).tokens), positions) for i in range(len(self))]
+        return self._joined([everything(total, positions) for total in self._totals])
+
+    def _joined(self, plans: Sequence[Plan]) -> list[Plan]:
+        """Make one plan a sample of the plans of its images, whose indices go on counting."""
+        if len(self._views) == len(self):
+            return list(plans)
+        rest, found = iter(plans), []
+        for i in range(len(self)):
+            visuals = self.visuals(i)
+            found.append(joined(list(islice(rest, len(visuals))), [len(v.tokens) for v in visuals]))
+        return found
 
     # -- plans -> outcomes --------------------------------------------------------------
 
@@ -271,7 +301,7 @@ class Split:
                     jobs[key] = Job(i, plan)
         names = list(jobs)
         done = 0
-        for places, outcomes in self._runner.run(list(jobs.values()), kind):
+        for places, outcomes in self._run(list(jobs.values()), kind):
             store.put({names[i]: o for i, o in zip(places, outcomes, strict=True)})
             self._prefills += len(places)
             done += len(places)
@@ -279,10 +309,21 @@ class Split:
                 self._bench.progress(done, len(jobs))
         return [[store[key] for key in row] for row in keys]
 
+    def _run(self, jobs: list[Job], kind: Kind) -> Iterator[tuple[list[int], list[Outcome]]]:
+        if kind != "divergence" or not jobs:
+            return self._runner.run(jobs, kind)
+        answers = [str(text) for text in self._references()]
+        whole = self if self._whole is None else self._whole
+        if whole._divergence is None:
+            answered = whole._prompts.with_answers(answers)
+            whole._divergence = Divergence(whole._runner, answered, whole.unpruned())
+            whole._prefills += len(whole)
+        return whole._divergence.run(jobs, self._runner, self._prompts.with_answers(answers))
+
     def _digest(self, i: int) -> bytes:
         """Hash what decides a sample's outcomes beside its plan."""
         sample, ids = self.samples[i], self._prompts.gold[i]
-        parts = [self._bench.model_key, image_key(sample), self._bench.task.max_new_tokens]
+        parts = [self._bench.model_key, sample.image_key, self._bench.task.max_new_tokens]
         digest = hashlib.blake2b(repr([*parts, len(self._prompts.ids[i])]).encode())
         digest.update(ids.numpy().tobytes())
         return digest.digest()
@@ -303,17 +344,22 @@ class Split:
         return self._smaller[setting]
 
     def _resized(self, i: int, setting: Setting) -> Sample:
-        sample, tokens = self.samples[i], len(self.visual(i).tokens)
-        image = sample.load_image()
-        size = Downsample().resized(
-            (image.height, image.width), tokens, setting.budget.limit(tokens)
-        )
-        return dataclasses.replace(
-            sample,
-            load=partial(_load_resized, sample, size),
-            image_version=f"{sample.image_version}@{size[0]}x{size[1]}",
-        )
+        sample, smaller = self.samples[i], []
+        for picture, visual in zip(sample.pictures, self.visuals(i), strict=True):
+            image, tokens = picture.load(), len(visual.tokens)
+            height, width = Downsample().resized(
+                (image.height, image.width), tokens, setting.budget.limit(tokens)
+            )
+            smaller.append(
+                replace(
+                    picture,
+                    load=partial(_load_resized, picture, (width, height)),
+                    version=f"{picture.version}@{height}x{width}",
+                )
+            )
+        first, *more = smaller
+        return replace(sample, load=first.load, image_version=first.version, more=tuple(more))
 
 
-def _load_resized(sample: Sample, size: tuple[int, int]) -> Image.Image:
-    return sample.load_image().resize((size[1], size[0]), Image.Resampling.BICUBIC)
+def _load_resized(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    return picture.load().resize(size, Image.Resampling.BICUBIC)

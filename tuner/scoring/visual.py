@@ -11,6 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ class VisualCache:
         self._backbone = backbone
         self._key = f"{CACHE_SCHEMA} {model_key} {sorted(signals)}"
         self._signals = tuple(signals)
-        self._images: dict[str, VisualTokens] = {}
+        self._images: dict[str, tuple[VisualTokens, ...]] = {}
         self.encoder_calls = 0
         """Images that went through the encoder."""
         with _writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def __getitem__(self, image_key: str) -> VisualTokens:
+    def __getitem__(self, image_key: str) -> tuple[VisualTokens, ...]:
         return self._images[image_key]
 
     def load(
@@ -65,16 +66,18 @@ class VisualCache:
         Raises:
             StudyError: The cache cannot be written, or an image cannot be read.
         """
-        by_key = {image_key(sample): sample for sample in samples}
+        by_key = {sample.image_key: sample for sample in samples}
         wanted = [key for key in by_key if key not in self._images]
         for start in range(0, len(wanted), IMAGES_PER_FILE):
             keys = wanted[start : start + IMAGES_PER_FILE]
+            counts = [len(by_key[key].pictures) for key in keys]
             path = self._folder / f"visual-{self._name(keys)}.safetensors"
-            found = _read_visual(path, len(keys)) if path.is_file() else None
+            found = _read_visual(path, sum(counts)) if path.is_file() else None
             if found is None:
                 found = self._encode([by_key[key] for key in keys])
                 _write_visual(path, found)
-            self._images.update(zip(keys, found, strict=True))
+            each = iter(found)
+            self._images |= {k: tuple(islice(each, n)) for k, n in zip(keys, counts, strict=True)}
             if progress is not None:
                 progress(start + len(keys), len(wanted))
 
@@ -83,30 +86,32 @@ class VisualCache:
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _encode(self, samples: Sequence[Sample]) -> list[VisualTokens]:
-        images = [sample.load_image() for sample in samples]
-        prompts = [self._backbone.chat_prompt(sample.prompt) for sample in samples]
-        inputs = processed(self._backbone, images, prompts)
+        inputs, images = inputs_of(self._backbone, samples)
         sizes = [(image.height, image.width) for image in images]
         self.encoder_calls += len(images)
         encoded = self._backbone.encode(inputs, signals=self._signals, image_sizes=sizes)
         return [_on_cpu(visual) for visual in encoded]
 
 
-def image_key(sample: Sample) -> str:
-    """Return what identifies a sample's image, its version included."""
-    return f"{sample.image_id}@{sample.image_version}"
+def inputs_of(
+    backbone: Backbone, samples: Sequence[Sample]
+) -> tuple[dict[str, Any], list[Image.Image]]:
+    """Return the model's inputs for samples, a row each, and the images of all rows, in order."""
+    images = [[picture.load() for picture in sample.pictures] for sample in samples]
+    prompts = [backbone.chat_prompt(s.prompt, len(s.pictures)) for s in samples]
+    return processed(backbone, images, prompts), [image for row in images for image in row]
 
 
 def processed(
-    backbone: Backbone, images: Sequence[Image.Image], prompts: Sequence[str]
+    backbone: Backbone, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """Run the processor on one image a prompt, padded on the left, on the model's device."""
+    """Run the processor on the images of each prompt, padded on the left, on the model's device."""
     tokenizer = backbone.processor.tokenizer
     side = tokenizer.padding_side
     tokenizer.padding_side = "left"
     try:
         batch = backbone.processor(
-            images=[[image] for image in images],
+            images=[list(row) for row in images],
             text=list(prompts),
             return_tensors="pt",
             padding=True,

@@ -78,7 +78,7 @@ def fitting_test(
     Raises:
         StudyError: A test that does not fit, or a claim that no outcome could prove.
     """
-    binary = metric.compares or (metric.bounded and task.binary)
+    binary = metric.bounded and (metric.compares or task.binary)
     test = certificate.resolve_test(asked, claim, binary, split.questions_per_image)
     certificate.require_provable(
         split.images,

@@ -34,8 +34,8 @@ def kept_examples(split: Split, panels: Sequence[Panel], count: int) -> list[Kep
     whole = [] if labelled else split.answers([split.unpruned()])[0]
     found = []
     for i in _spread(split, count):
-        sample, visual = split.samples[i], split.visual(i)
-        if visual.boxes is None:
+        sample, visual = split.samples[i], split.visuals(i)[0]
+        if visual.boxes is None or sample.more:
             continue
         image = sample.load_image()
         scale = min(1.0, _MAX_SIDE / max(image.size))

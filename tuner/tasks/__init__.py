@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from tuner.tasks.base import Sample, Task, TaskOptions, find, get, make, names, register
+from tuner.tasks.base import Picture, Sample, Task, TaskOptions, find, get, make, names, register
 
-__all__ = ["Sample", "Task", "TaskOptions", "find", "get", "make", "names", "register"]
+__all__ = ["Picture", "Sample", "Task", "TaskOptions", "find", "get", "make", "names", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):

@@ -7,8 +7,9 @@ import heapq
 import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from PIL import Image
@@ -21,18 +22,41 @@ from tuner.scoring.metrics import normalized
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        id: Its name.
+        load: Opens it as RGB.
+        version: Changes when the image of this name does.
+    """
+
+    id: str
+    load: Callable[[], Image.Image] = field(repr=False, compare=False)
+    version: str = ""
+
+    @property
+    def key(self) -> str:
+        """What identifies it, its version included."""
+        return f"{self.id}@{self.version}"
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One question about one image.
+    """One question about one image, or about several.
 
     Attributes:
         id: Unique within the task.
-        image_id: Shared by the questions about the same image.
+        image_id: Shared by the questions about the same image; of several images, by the questions
+            that have one of them in common.
         question: What the user asks; nouns are taken from it.
         prompt: Text of the user turn: the question and the answer-format instruction.
-        answers: Accepted answers, the gold one first; may be empty under ``fidelity``.
+        answers: Accepted answers, the gold one first; may be empty without labels.
         group: Question type, for reporting only.
         load: Opens the image.
         image_version: Changes when the image of this id does.
+        more: Images after the first.
+        row: What a scorer reads beside the answers, such as ``choices``.
     """
 
     id: str
@@ -43,9 +67,23 @@ class Sample:
     group: str
     load: Callable[[], Image.Image] = field(repr=False, compare=False)
     image_version: str = ""
+    more: tuple[Picture, ...] = ()
+    row: Mapping[str, Any] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its images, in order."""
+        return (Picture(self.image_id, self.load, self.image_version), *self.more)
+
+    @property
+    def image_key(self) -> str:
+        """What identifies its images, their versions included."""
+        return " ".join(picture.key for picture in self.pictures)
 
     def load_image(self) -> Image.Image:
-        """Open the image as RGB.
+        """Open the first image as RGB.
 
         Raises:
             StudyError: The file is no image.
@@ -61,13 +99,14 @@ class TaskOptions(StrictModel):
         metric: ``score`` (the task's own), ``log_likelihood`` of the gold answer, or ``fidelity``
             (agreement with the unpruned model's own answers; needs no gold answers).
         max_new_tokens: Tokens to generate.
-        answer_format: What is appended to every question; nothing where empty.
+        answer_format: What is appended to every question; nothing where empty, the task's own where
+            None.
     """
 
     name: str
     metric: str = "score"
     max_new_tokens: int = Field(default=16, ge=1)
-    answer_format: str = "Answer the question using a single word or phrase."
+    answer_format: str | None = None
 
     @field_validator("metric")
     @classmethod
@@ -89,6 +128,7 @@ class Task(ABC):
         name: Name in the registry.
         options: The keys of ``[task]`` that it takes.
         max_new_tokens: Tokens that an answer needs at most.
+        answer_format: What is appended to a question.
         source: Where the samples come from, for messages.
         local: Whether they can be read without the hub.
     """
@@ -97,6 +137,7 @@ class Task(ABC):
     options: ClassVar[type[TaskOptions]] = TaskOptions
     local: bool = True
 
+    answer_format: str = "Answer the question using a single word or phrase."
     _before_format: ClassVar[str] = "\n"
 
     def __init__(self, options: TaskOptions) -> None:
@@ -104,6 +145,8 @@ class Task(ABC):
         self._options = options
         self.max_new_tokens = options.max_new_tokens
         self.source = options.name
+        if options.answer_format is not None:
+            self.answer_format = options.answer_format
 
     @property
     def binary(self) -> bool:
@@ -160,8 +203,12 @@ class Task(ABC):
         """Score an answer from 0 to 1; exact match unless the task has a rule of its own."""
         return exact_match(prediction, sample.answers)
 
-    def _prompt(self, question: str) -> str:
-        ending = self._options.answer_format
+    def measures(self, predictions: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+        """Measure all answers of a split together, by name; what is no mean of scores (F1)."""
+        return {}
+
+    def _prompt(self, question: str, answer_format: str | None = None) -> str:
+        ending = self.answer_format if answer_format is None else answer_format
         return f"{question}{self._before_format}{ending}" if ending else question
 
 

@@ -21,10 +21,9 @@ _UNSEEN = ("tune", "fit", "certify", "report", "table")
 
 
 class NanoOptions(TaskOptions):
-    """The keys of every task; an answer is one word and the end, to a question as it stands."""
+    """The keys of every task; an answer is one word and the end."""
 
     max_new_tokens: int = Field(default=3, ge=1)
-    answer_format: str = ""
 
 
 @register
@@ -33,6 +32,7 @@ class NanoScenes(Task):
 
     name = "nano-scenes"
     options = NanoOptions
+    answer_format = ""
     _before_format = " "
     _wide: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Questions about images from a table: ``jsonl`` (a local folder) and ``hub-vqa`` (``datasets``).
+"""Questions about images from a table, whatever it is read from: rows -> samples by split.
 
 An image is read and decoded when it is asked for, and its path is followed only inside the folder
 of the table.
@@ -6,66 +6,191 @@ of the table.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
-from PIL import Image
+from pydantic import AfterValidator, Field, field_validator
 
-from resprune.errors import ResPruneError, StudyError, near_names
+from resprune.errors import StudyError
 from resprune.validation import StrictModel
-from tuner.imagefile import open_image
-from tuner.paths import FolderName
+from tuner.pictures import PictureHash, edges_of, near_duplicates, picture_hash
+from tuner.problems import each
 from tuner.scoring import metrics
-from tuner.tasks.base import (
-    Sample,
-    Task,
-    TaskOptions,
-    exact_match,
-    few_an_image,
-    register,
-    wanted,
-)
-from tuner.tasks.vqa_accuracy import vqa_accuracy
+from tuner.tasks import rows as cells_
+from tuner.tasks import scorers
+from tuner.tasks.base import Sample, Task, TaskOptions, few_an_image, wanted
+from tuner.tasks.divide import SHARES, connected, divided
+from tuner.tasks.readers import Raw
+from tuner.tasks.rows import Encoded
+from tuner.tasks.scorers import Scorer
 
-_Row = tuple[str, Mapping[str, Any], Callable[[], Any]]
-"""Where a row is, for messages; its cells by role, without empty ones; reads its image cell."""
+ALL = "all"
+"""The split of a table that names none."""
+_MOST_LOOKED_AT = 20_000  # pictures that are compared by their looks, two by two
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a split.
+def _adding_up(shares: dict[str, float]) -> dict[str, float]:
+    if any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"shares {shares} do not add up to 1; give positive shares that do")
+    if not shares:
+        raise ValueError("no shares; give one a part, such as { tune = 0.5, report = 0.5 }")
+    return shares
+
+
+class Divide(StrictModel):
+    """How one split is divided by image into parts, which are splits then.
 
     Attributes:
-        total: How many.
-        where: What messages call the split.
-        row: Reads one.
+        split: The split.
+        shares: Share of its images by name of a part; they add up to 1.
+        seed: Draws which images.
     """
 
-    total: int
-    where: str
-    row: Callable[[int], _Row]
+    split: str = ALL
+    shares: Annotated[dict[str, float], AfterValidator(_adding_up)] = Field(
+        default_factory=lambda: dict(SHARES)
+    )
+    seed: int = Field(default=0, ge=0)
 
 
-class _Table(Task):
-    """Makes samples of rows; a subclass finds the rows."""
+class TableOptions(TaskOptions):
+    """Keys of every task that is read from a table.
 
+    Attributes:
+        divide: Divides one split by image into several.
+    """
+
+    divide: Divide | None = None
+
+
+class ScoredOptions(TableOptions):
+    """Keys of tables whose scorer the study names.
+
+    Attributes:
+        scorer: One of ``tuner.tasks.scorers.names()``.
+    """
+
+    scorer: str = "exact"
+
+    @field_validator("scorer")
+    @classmethod
+    def _known_scorer(cls, value: str) -> str:
+        scorers.get(value)
+        return value
+
+
+class Columns(StrictModel):
+    """Which columns of a table hold what.
+
+    Attributes:
+        image: The image.
+        question: The question.
+        answers: One answer, or a list of them.
+        choices: The options of the question, a list.
+        image_id: Shared by the questions about the same image; a hash of the image where None.
+        id: Unique within a split; the row's number where None.
+        group: Question type, for reporting only.
+        answer_format: Appended to the question of this row alone.
+    """
+
+    image: str = "image"
+    question: str = "question"
+    answers: str = "answers"
+    choices: str | None = None
+    image_id: str | None = None
+    id: str | None = None
+    group: str | None = None
+    answer_format: str | None = None
+
+
+class Table(Task):
+    """Makes samples of rows; a subclass finds the rows, and may read them in its own way.
+
+    Attributes:
+        division: How a split is divided where the study does not say.
+    """
+
+    options: ClassVar[type[TableOptions]] = TableOptions
+    division: Divide | None = None
     _folder: Path | None = None
+    _options: TableOptions
+    _scorer: Scorer = scorers.get("exact")
+
+    def __init__(self, options: TableOptions) -> None:
+        """Set the task up with an instance of the class's ``options``; nothing is read yet."""
+        if isinstance(options, ScoredOptions):
+            self._scorer = scorers.get(options.scorer)
+            self.answer_format = self._scorer.answer_format
+        super().__init__(options)
+        if options.divide is not None:
+            self.division = options.divide
+        self._tables: dict[str, Raw] = {}
+        self._parts: tuple[list[str], list[str]] | None = None
+
+    # -- what a subclass says ------------------------------------------------------------
 
     @abstractmethod
-    def _rows(self, split: str) -> _Rows: ...
+    def _read(self, split: str) -> Raw:
+        """Read a split that is there."""
+
+    def _columns(self, raw: Raw) -> Mapping[str, str]:
+        """Say which column holds what, by the names of ``Columns``; checked to be there."""
+        return {name: name for name in raw.columns}
+
+    def _picked(self, cells: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+        """Return what a sample is made of, by the names of ``Columns``."""
+        return cells
+
+    def _image_cells(self, raw: Raw, row: int) -> list[Encoded]:
+        """Return the images of a row."""
+        column = self._columns(raw)["image"]
+        return [Encoded(raw.place(row), partial(raw.image, row, column), self._folder)]
+
+    # -- rows -> samples -----------------------------------------------------------------
+
+    @property
+    def binary(self) -> bool:
+        """Whether the scorer's scores are 0 or 1."""
+        return self._scorer.binary
+
+    def score(self, prediction: str, sample: Sample) -> float:
+        """Score an answer with the scorer."""
+        return self._scorer.score(prediction, sample)
+
+    def measures(self, predictions: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+        """Measure all answers with the scorer."""
+        if self._scorer.measures is None:
+            return {}
+        return self._scorer.measures(predictions, samples)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How a split was divided, where it was."""
+        if self._parts is None or self.division is None:
+            return ()
+        counts = {
+            part: len({g for g, p in zip(*self._parts, strict=True) if p == part})
+            for part in self.division.shares
+        }
+        shown = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        split = "The table" if self.division.split == ALL else f"Split {self.division.split!r}"
+        return (
+            f"{split} was divided by image with seed {self.division.seed} (images that look alike "
+            f"count as one): {shown} images.",
+        )
 
     def samples(self, split: str, count: int | None, offset: int = 0) -> list[Sample]:
         """Read rows ``offset`` to ``offset + count - 1`` of a split."""
-        rows = self._rows(split)
-        places = wanted(rows.total, count, offset, rows.where)
-        return self._samples(split, map(rows.row, places))
+        raw, groups = self._split(split)
+        places = wanted(raw.total, count, offset, raw.where)
+        return self._samples(split, raw, groups, list(places))
 
     def draw(
         self,
@@ -79,328 +204,138 @@ class _Table(Task):
         """Read the ids of all rows, and the images of those that are drawn."""
         if questions_per_image is None:
             return self.samples(split, count, offset)
-        rows = self._rows(split)
-        ids = map(self._ids, map(rows.row, range(rows.total)))
-        few = few_an_image(ids, questions_per_image, seed)
-        places = wanted(len(few), count, offset, rows.where, questions_per_image)
-        return self._samples(split, (rows.row(few[i]) for i in places))
+        raw, groups = self._split(split)
+        images = groups or self._image_ids(raw)
+        ids = [self._id(split, raw, i) for i in range(raw.total)]
+        few = few_an_image(zip(images, ids, strict=True), questions_per_image, seed)
+        places = wanted(len(few), count, offset, raw.where, questions_per_image)
+        return self._samples(split, raw, groups, [few[place] for place in places])
 
-    def _ids(self, row: _Row) -> tuple[str, str]:
-        """Return the ids of a row's image and of the row."""
-        place, cells, cell = row
-        image_id = str(cells.get("image_id", ""))
-        return image_id or self._digest(place, cell), str(cells["id"])
+    def _split(self, split: str) -> tuple[Raw, list[str] | None]:
+        """Find the rows of a split, and, of one that was divided, the group of each."""
+        divide = self.division
+        if divide is None or split not in divide.shares:
+            return self._table(split), None
+        raw = self._table(divide.split)
+        if self._parts is None:
+            groups = self._groups(raw)
+            self._parts = groups, divided(groups, divide.shares, divide.seed)
+        groups, parts = self._parts
+        rows = [i for i, part in enumerate(parts) if part == split]
+        return raw.take(rows, f"{raw.where}, part {split}"), [groups[i] for i in rows]
 
-    def _digest(self, place: str, cell: Callable[[], Any]) -> str:
-        return hashlib.blake2b(self._encoded(place, cell)[0], digest_size=8).hexdigest()
+    def _table(self, split: str) -> Raw:
+        if split not in self._tables:
+            raw = self._read(split)
+            if not raw.total:
+                raise StudyError(f"{raw.where}: no rows")
+            self._tables[split] = raw
+        return self._tables[split]
 
-    def _samples(self, split: str, rows: Iterable[_Row]) -> list[Sample]:
-        digests: dict[str, str] = {}
-        found = [self._sample(row, digests) for row in rows]
-        ids = Counter(sample.id for sample in found)
-        if len(ids) < len(found):
+    def _groups(self, raw: Raw) -> list[str]:
+        """Return the group of each row: rows whose images are shared, or look alike."""
+        pictures = [self._named(raw, i) for i in range(raw.total)]
+        by_name = {name: image for row in pictures for name, image in row}
+
+        def hashed(name: str) -> PictureHash:
+            return picture_hash(by_name[name].open())
+
+        names = list(by_name)
+        hashes = each(hashed, names, "images")
+        same: dict[str, list[str]] = {}
+        for name, found in zip(names, hashes, strict=True):
+            same.setdefault(found.pixels, []).append(name)
+        alike = [pair for members in same.values() for pair in pairwise(members)]
+        if 1 < len(names) <= _MOST_LOOKED_AT:
+            edges = edges_of(hashes)
+            alike += [(names[i], names[j]) for i, j in near_duplicates(edges, edges) if i < j]
+        return connected([[name for name, _ in row] for row in pictures], alike)
+
+    def _named(self, raw: Raw, row: int) -> list[tuple[str, Encoded]]:
+        """Return the images of a row, each with its name."""
+        name = self._image_id(raw, row)
+        images = self._image_cells(raw, row)
+        return [(name or image.path() or image.digest(), image) for image in images]
+
+    def _image_id(self, raw: Raw, row: int) -> str | None:
+        """Return the name that a row gives its image, if it gives one."""
+        column = self._columns(raw).get("image_id")
+        given = None if column is None else raw.cells(row).get(column)
+        return None if given in (None, "") else str(given)
+
+    def _image_ids(self, raw: Raw) -> list[str]:
+        named = each(partial(self._named, raw), range(raw.total), "rows")
+        return connected([[name for name, _ in row] for row in named], [])
+
+    def _id(self, split: str, raw: Raw, row: int) -> str:
+        column = self._columns(raw).get("id")
+        given = None if column is None else raw.cells(row).get(column)
+        return str(given) if given not in (None, "") else f"{split}-{raw.number(row)}"
+
+    def _samples(
+        self, split: str, raw: Raw, groups: list[str] | None, places: list[int]
+    ) -> list[Sample]:
+        self._columns(raw)  # which are missing, once and not by row
+        found = each(partial(self._sample, split, raw), places, "rows")
+        images = (
+            connected([[p.id for p in sample.pictures] for sample in found], [])
+            if groups is None
+            else [groups[i] for i in places]
+        )
+        twice = [name for name, times in Counter(s.id for s in found).items() if times > 1]
+        if twice:
             raise StudyError(
-                f"{self.source}: {split}: id {ids.most_common(1)[0][0]!r} is used twice; name ids "
-                "that are unique within a split, or leave them out"
+                f"{raw.where}: id {twice[0]!r} is used twice"
+                + (f" (and {len(twice) - 1} more are)" if len(twice) > 1 else "")
+                + "; name ids that are unique within a split, or leave them out"
             )
-        return found
+        return [_of_image(s, image) for s, image in zip(found, images, strict=True)]
 
-    def _sample(self, row: _Row, digests: dict[str, str]) -> Sample:
-        place, cells, cell = row
-        question = cells.get("question")
-        if not isinstance(question, str) or not question.strip():
-            raise StudyError(f"{place}: 'question' is missing or no text ({question!r})")
-        question = self._transform(question.strip())
-        image_id = str(cells.get("image_id", ""))
-        if image_id not in digests:
-            digest = self._digest(place, cell)
-            image_id = image_id or digest
-            digests[image_id] = digest
+    def _sample(self, split: str, raw: Raw, row: int) -> Sample:
+        place = raw.place(row)
+        own = raw.cells(row)
+        cells = self._picked(
+            {role: own[c] for role, c in self._columns(raw).items() if c in own}, place
+        )
+        question = self._transform(cells_.text_of(cells.get("question"), place, "question"))
+        choices: tuple[str, ...] = ()
+        answers: tuple[str, ...]
+        if "choices" in cells:
+            choices = cells_.choices_of(cells["choices"], place)
+        given = cells.get("answers")
+        if choices and self._scorer.letters and given not in (None, "", [], ()):
+            answers = cells_.gold_letter(given, choices, place)
+        else:
+            answers = cells_.answers_of(given, place)
+        if metrics.get(self._options.metric).needs_gold and not any(a.strip() for a in answers):
+            raise StudyError(
+                f"{place}: no answer; add one, choose a split with answers, or set "
+                "task.metric = 'fidelity', which needs none"
+            )
+        if answers or choices:
+            cells_.check_answers(self._scorer, answers, choices, place)
+        name = self._image_id(raw, row)
+        pictures = [image.picture(name) for image in self._image_cells(raw, row)]
+        ending = cells.get("answer_format")
         return Sample(
-            id=str(cells["id"]),
-            image_id=image_id,
+            id=self._id(split, raw, row),
+            image_id=pictures[0].id,
             question=question,
-            prompt=self._prompt(question),
-            answers=self._answers(place, cells.get("answers")),
+            prompt=self._prompt(
+                cells_.with_choices(question, choices),
+                None if ending is None else str(ending),
+            ),
+            answers=answers,
             group=str(cells.get("group", "all")),
-            load=partial(self._image, place, cell),
-            image_version=digests[image_id],
+            load=pictures[0].load,
+            image_version=pictures[0].version,
+            more=tuple(pictures[1:]),
+            row=MappingProxyType({"choices": choices} if choices else {}),
         )
 
     def _transform(self, question: str) -> str:
         return question
 
-    def _answers(self, place: str, cell: Any) -> tuple[str, ...]:
-        """Read the answers, the most frequent first: it is the gold one."""
-        if isinstance(cell, Mapping):  # a table of lists, as for VQAv2 in older versions
-            cell = cell.get("answer")
-        cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
-        answers: list[Any] = [a.get("answer") if isinstance(a, Mapping) else a for a in cells]
-        if not all(isinstance(answer, str) for answer in answers):
-            raise StudyError(
-                f"{place}: 'answers' holds no answers (a text, a list of texts, or a list of "
-                "tables with the key 'answer')"
-            )
-        if metrics.get(self._options.metric).needs_gold and not any(
-            answer.strip() for answer in answers
-        ):
-            raise StudyError(
-                f"{place}: no answer; add one, choose a split with answers, or set "
-                "task.metric = 'fidelity', which needs none"
-            )
-        times = Counter(answers)
-        return tuple(sorted(answers, key=lambda answer: (not answer.strip(), -times[answer])))
 
-    def _image(self, place: str, cell: Callable[[], Any]) -> Image.Image:
-        try:
-            return open_image(*self._encoded(place, cell))
-        except ResPruneError as error:
-            raise StudyError(str(error)) from None
-
-    def _encoded(self, place: str, cell: Callable[[], Any]) -> tuple[bytes, str]:
-        """Read an encoded image; return it, and what messages call it."""
-        value = cell()
-        data = value.get("bytes") if isinstance(value, Mapping) else value
-        path = value.get("path") if isinstance(value, Mapping) else value
-        if isinstance(data, bytes) and data:
-            return data, place
-        if self._folder is not None and isinstance(path, str) and path.strip():
-            file = _inside(self._folder, path, place)
-            try:
-                return file.read_bytes(), f"{place}: {path}"
-            except OSError as error:
-                raise StudyError(f"{place}: {file}: cannot be read ({error.strerror})") from None
-        only = f", only the path {path!r} and no folder" if path else ""
-        raise StudyError(
-            f"{place}: no image{only}; give a table whose images are within its files, or beside "
-            "them in its folder"
-        )
-
-
-class FolderOptions(TaskOptions):
-    """Keys of ``jsonl``.
-
-    Attributes:
-        folder: Folder of the splits and images; relative to the study file.
-    """
-
-    folder: FolderName
-
-
-@register
-class JsonLines(_Table):
-    """A local folder with one ``<split>.jsonl`` a split and the images inside the folder.
-
-    A line is an object with ``image`` (path inside the folder), ``question``, and ``answer`` or
-    ``answers`` (may be left out under ``fidelity``); ``id`` and ``group`` are optional. Lines are
-    not read through ``datasets``, which wants one type a column and names neither the line nor
-    the key that is wrong.
-    """
-
-    name = "jsonl"
-    options = FolderOptions
-    _folder: Path
-    _KEYS = ("id", "image", "question", "answer", "answers", "group")
-
-    def __init__(self, options: FolderOptions) -> None:
-        """Set the task up.
-
-        Raises:
-            StudyError: No such folder.
-        """
-        super().__init__(options)
-        self._folder = Path(options.folder).resolve()
-        if not self._folder.is_dir():
-            raise StudyError(f"task.folder: {options.folder}: no such folder")
-        self.source = str(self._folder)
-
-    def _rows(self, split: str) -> _Rows:
-        known = sorted(path.stem for path in self._folder.glob("*.jsonl"))
-        if split not in known:
-            raise StudyError(
-                f"{self._folder}: no split {split!r} (a split is a file <split>.jsonl). "
-                f"{near_names(split, known)}"
-            )
-        path = self._folder / f"{split}.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-        numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
-
-        def row(i: int) -> _Row:
-            number, line = numbered[i]
-            place = f"{path}: line {number}"
-            cells = {"id": f"{split}-{number}", **self._cells(line, place)}
-            return place, cells, partial(cells.get, "image_id")
-
-        return _Rows(len(numbered), str(path), row)
-
-    def _cells(self, line: str, place: str) -> dict[str, Any]:
-        try:
-            data = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise StudyError(f"{place}: not valid JSON ({error}); one object a line") from None
-        if not isinstance(data, dict):
-            raise StudyError(f"{place}: expected an object, found {type(data).__name__}")
-        for key in data:
-            if key not in self._KEYS:
-                raise StudyError(f"{place}: unknown key {key!r}. {near_names(key, self._KEYS)}")
-        image = data.get("image")
-        if not isinstance(image, str) or not image.strip():
-            raise StudyError(f"{place}: 'image' is missing or no text ({image!r})")
-        file = _inside(self._folder, image, place)
-        answers = data.get("answers", data.get("answer"))
-        return {**data, "answers": answers, "image_id": str(file.relative_to(self._folder))}
-
-
-class Columns(StrictModel):
-    """Which columns of a data set hold what.
-
-    Attributes:
-        image: The image.
-        question: The question.
-        answers: One answer, or a list of them.
-        image_id: Shared by the questions about the same image; a hash of the image where None.
-        id: Unique within a split; the row's number where None.
-        group: Question type, for reporting only.
-    """
-
-    image: str = "image"
-    question: str = "question"
-    answers: str = "answers"
-    image_id: str | None = None
-    id: str | None = None
-    group: str | None = None
-
-
-class DatasetOptions(TaskOptions):
-    """Keys of ``hub-vqa``.
-
-    Attributes:
-        dataset: A hub id (``user/name``), or a folder, such as one of parquet files; relative to
-            the study file.
-        config: Configuration of the data set.
-        revision: Commit, tag or branch of the data set.
-        columns: Which of its columns hold what.
-        scorer: ``vqa`` (accuracy against ten annotators) or ``exact``.
-        question_transform: ``none`` or ``capitalize`` (first letter upper, the rest lower).
-    """
-
-    dataset: FolderName
-    config: str | None = None
-    revision: str | None = None
-    columns: Columns = Columns()
-    scorer: Literal["vqa", "exact"] = "vqa"
-    question_transform: Literal["capitalize", "none"] = "none"
-
-
-@register
-class HubVqa(_Table):
-    """A data set of the hub, or of a local folder, read by ``datasets``.
-
-    No code of the data set is run, and its rows stay on disk, memory-mapped.
-    """
-
-    name = "hub-vqa"
-    options = DatasetOptions
-    _options: DatasetOptions
-
-    def __init__(self, options: DatasetOptions) -> None:
-        """Set the task up.
-
-        Raises:
-            StudyError: A data set that is neither a folder nor a hub id.
-        """
-        super().__init__(options)
-        name = self.source = options.dataset
-        self.local = Path(name).is_dir()
-        self._folder = Path(name).resolve() if self.local else None
-        if not self.local and (name.count("/") != 1 or name.startswith((".", "/"))):
-            raise StudyError(
-                f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
-            )
-
-    @property
-    def binary(self) -> bool:
-        """Whether the scorer is ``exact``."""
-        return self._options.scorer == "exact"
-
-    def score(self, prediction: str, sample: Sample) -> float:
-        """Score an answer with the study's scorer."""
-        rule = vqa_accuracy if self._options.scorer == "vqa" else exact_match
-        return rule(prediction, sample.answers)
-
-    def _transform(self, question: str) -> str:
-        capitalize = self._options.question_transform == "capitalize"
-        return question.capitalize() if capitalize else question
-
-    def _rows(self, split: str) -> _Rows:
-        import datasets
-
-        where = f"{self.source}: {split}"
-        data = self._open(split)
-        columns = self._options.columns.model_dump(exclude_none=True)
-        if (
-            not metrics.get(self._options.metric).needs_gold
-            and columns["answers"] not in data.column_names
-        ):
-            del columns["answers"]
-        for column in columns.values():
-            if column not in data.column_names:
-                raise StudyError(
-                    f"{where}: task.columns: no column {column!r}. "
-                    f"{near_names(column, data.column_names)}"
-                )
-        image = columns.pop("image")
-        images = data.select_columns([image])
-        if isinstance(images.features[image], datasets.Image):
-            images = images.cast_column(image, datasets.Image(decode=False))
-        text = data.select_columns(sorted(set(columns.values())))
-
-        def row(i: int) -> _Row:
-            given = text[i]
-            cells = {role: given[column] for role, column in columns.items()}
-            cells = {role: cell for role, cell in cells.items() if cell not in (None, "")}
-            return (
-                f"{where}: row {i}",
-                {"id": f"{split}-{i}", **cells},
-                partial(_cell, images, i, image),
-            )
-
-        return _Rows(len(data), where, row)
-
-    def _open(self, split: str) -> Any:
-        """Open a split, memory-mapped."""
-        import datasets
-
-        where = {"name": self._options.config, "revision": self._options.revision}
-        try:
-            builder = datasets.load_dataset_builder(self.source, **where)
-            known = [str(s) for s in builder.info.splits or builder.config.data_files or ()]
-            if known and split not in known:
-                raise StudyError(f"{self.source}: no split {split!r}. {near_names(split, known)}")
-            return datasets.load_dataset(self.source, **where, split=split)
-        except StudyError:
-            raise
-        except Exception as error:  # readers, hub and network have no error class in common
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise StudyError(
-                f"task.dataset: {self.source!r} cannot be loaded ({type(error).__name__}: "
-                f"{reason}); check the id, task.config and task.revision; without a network, set "
-                "HF_HOME to a cache that holds it (and HF_HUB_OFFLINE=1), or task.dataset to a "
-                "folder of parquet files, named after their splits"
-            ) from error
-
-
-def _cell(table: Any, row: int, column: str) -> Any:
-    return table[row][column]
-
-
-def _inside(folder: Path, name: str, place: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise StudyError(f"{place}: image {name!r} is outside {folder}; copy it into the folder")
-    if not path.is_file():
-        raise StudyError(f"{place}: image {name!r}: no such file in {folder}")
-    return path
+def _of_image(sample: Sample, image: str) -> Sample:
+    return sample if sample.image_id == image else replace(sample, image_id=image)

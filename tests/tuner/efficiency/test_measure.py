@@ -29,7 +29,7 @@ def prompts_of(backbone):
 
 def cache_of(backbone, prompt, policy):
     """The cache that a served prefill leaves, and the tokens it kept."""
-    inputs = processed(backbone, [prompt.image], [prompt.text])
+    inputs = processed(backbone, [[prompt.image]], [prompt.text])
     config = PruningConfig(default=policy.budget, table=(policy,))
     with attach(backbone.model, backbone.processor, config) as attachment:
         output = backbone.model.generate(

@@ -51,7 +51,7 @@ def test_losses_are_0_for_the_best_and_log_likelihoods_are_cut_where_they_only_s
 
 
 def test_names_and_near_names():
-    assert set(metrics.names()) == {"score", "log_likelihood", "fidelity"}
+    assert set(metrics.names()) == {"score", "log_likelihood", "fidelity", "kl"}
     assert all(metrics.get(name).name == name and metrics.get(name).meaning
                for name in metrics.names())  # fmt: skip
     with pytest.raises(StudyError, match=r"unknown metric 'fidelty'. Did you mean 'fidelity'"):

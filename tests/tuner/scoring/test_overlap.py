@@ -11,17 +11,10 @@ from PIL import Image, ImageDraw
 
 from resprune.errors import StudyError
 from studies.nano.scenes import generate_scene, generate_wide_scene
-from tuner import tasks
+from tuner import pictures, tasks
+from tuner.pictures import LEAST_EDGES, NEAR, near_duplicates, picture_hash
 from tuner.scoring import overlap
-from tuner.scoring.overlap import (
-    LEAST_EDGES,
-    NEAR,
-    PictureHashes,
-    check_names,
-    check_pictures,
-    near_duplicates,
-    picture_hash,
-)
+from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 
 
 def sample(name, image, version=""):
@@ -160,7 +153,7 @@ def test_certify_is_held_against_every_other_split_and_tune_against_none():
 
 
 def test_near_duplicates_are_those_of_a_loop(monkeypatch):
-    monkeypatch.setattr(overlap, "_ROWS", 7)
+    monkeypatch.setattr(pictures, "_ROWS", 7)
     rng = np.random.default_rng(0)
     one = rng.random((30, 256)) < rng.uniform(0.02, 0.5, (30, 1))
     other = np.concatenate([one[5:25], rng.random((10, 256)) < 0.3])

@@ -11,7 +11,7 @@ from resprune.errors import StudyError
 from resprune.testing.tiny import tiny_tiled
 from tuner import tasks
 from tuner.scoring.model import fingerprint
-from tuner.scoring.visual import VisualCache, image_key
+from tuner.scoring.visual import VisualCache
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_each_image_is_encoded_once(tmp_path, backbone, samples):
     again.load(samples)
     assert again.encoder_calls == 0
     for sample in samples:
-        a, b = first[image_key(sample)], again[image_key(sample)]
+        a, b = first[sample.image_key][0], again[sample.image_key][0]
         assert torch.equal(a.tokens, b.tokens)
         assert torch.equal(a.signals["cls_attention"], b.signals["cls_attention"])
         assert torch.equal(a.boxes, b.boxes)
@@ -54,7 +54,7 @@ def test_cached_tokens_are_those_of_the_model(tmp_path, backbone, samples):
     )["pixel_values"]
     with torch.no_grad():
         expected = backbone.model.get_image_features(pixel_values=pixels).pooler_output[0]
-    assert torch.allclose(held[image_key(samples[0])].tokens, expected, atol=1e-5)
+    assert torch.allclose(held[samples[0].image_key][0].tokens, expected, atol=1e-5)
 
 
 def test_another_model_is_encoded_anew(tmp_path, backbone, samples):
@@ -67,10 +67,10 @@ def test_another_model_is_encoded_anew(tmp_path, backbone, samples):
 def test_versions_of_an_image_are_kept_apart(tmp_path, backbone, samples):
     old, other = samples[0], samples[-1]
     new = dataclasses.replace(old, image_version="2", load=other.load)
-    assert image_key(old) != image_key(new)
+    assert old.image_key != new.image_key
     alone = cache(tmp_path / "alone", backbone)
     alone.load([other])
-    expected = alone[image_key(other)].tokens
+    expected = alone[other.image_key][0].tokens
     together = cache(tmp_path, backbone)
     together.load([old])
     together.load([new])
@@ -78,8 +78,8 @@ def test_versions_of_an_image_are_kept_apart(tmp_path, backbone, samples):
     after.load([new])
     assert after.encoder_calls == 0
     for held in (together, after):
-        assert torch.allclose(held[image_key(new)].tokens, expected, atol=1e-5)
-    assert not torch.allclose(together[image_key(old)].tokens, expected, atol=1e-2)
+        assert torch.allclose(held[new.image_key][0].tokens, expected, atol=1e-5)
+    assert not torch.allclose(together[old.image_key][0].tokens, expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -94,8 +94,8 @@ def test_a_damaged_file_is_made_again(tmp_path, backbone, samples, damage):
     with pytest.warns(UserWarning, match=r"visual-.*damaged visual cache"):
         again.load(samples)
     assert again.encoder_calls == 3
-    key = image_key(samples[0])
-    assert torch.equal(again[key].tokens, first[key].tokens)
+    key = samples[0].image_key
+    assert torch.equal(again[key][0].tokens, first[key][0].tokens)
     third = cache(tmp_path, backbone)
     third.load(samples)
     assert third.encoder_calls == 0
@@ -136,4 +136,4 @@ def test_places_survive_a_reload(tmp_path, ragged_samples):
         expected = fresh.tile_row_column()
         assert len(expected[:, 0].unique()) > 1
         for cache in (first, again):
-            assert torch.equal(cache[image_key(sample)].tile_row_column(), expected)
+            assert torch.equal(cache[sample.image_key][0].tile_row_column(), expected)

@@ -12,7 +12,7 @@ from tuner import tasks
 from tuner.scoring.model import load_backbone
 from tuner.stages.opened import OpenedStudy, check_model, load_samples
 from tuner.study import study_from_dict
-from tuner.tasks.table import _Table
+from tuner.tasks.rows import Encoded
 
 SPLITS = ("tune", "report")
 
@@ -91,9 +91,9 @@ def test_images_are_compared_before_anything_is_encoded_and_decoded_once(tmp_pat
         for i in range(2):
             color = (40 * i, 40 * SPLITS.index(split), 90)
             Image.new("RGB", (56, 56), color).save(tmp_path / f"{split}{i}.png")
-    real = _Table._image
-    monkeypatch.setattr(_Table, "_image", lambda *a: decoded.append(a[1]) or real(*a))
-    config = study({"name": "jsonl", "folder": str(tmp_path)})
+    real = Encoded.open
+    monkeypatch.setattr(Encoded, "open", lambda self: decoded.append(self.place) or real(self))
+    config = study({"name": "table", "data": str(tmp_path)})
     for times in (4, 4):  # a resumed study knows their hashes
         with OpenedStudy(config, tmp_path) as opened:
             assert len(decoded) == times
@@ -137,7 +137,7 @@ def test_budgets_are_ranked_by_what_they_keep_of_the_tune_split(tmp_path, ragged
             lines.append(json.dumps(line))
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     monkeypatch.setattr("tuner.stages.opened.load_backbone", lambda section: ragged)
-    task = {"name": "jsonl", "folder": str(tmp_path)}
+    task = {"name": "table", "data": str(tmp_path)}
     with OpenedStudy(study(task, budget=[2, 0.5, 9], seed_strategy="l2_norm"), tmp_path) as opened:
         tune = opened.split("tune")
         lengths = [len(tune.visual(i).tokens) for i in range(2)]

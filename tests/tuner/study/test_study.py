@@ -131,28 +131,26 @@ def test_nothing_adaptive_is_asked_for_without_a_fit_split(data, alpha):
 
 def test_a_task_has_its_own_keys_in_a_flat_table(data, tmp_path):
     (tmp_path / "x").mkdir()
-    data["task"] |= {"name": "jsonl", "folder": "x"}
+    data["task"] |= {"name": "table", "data": "x"}
     study = study_from_dict(data, base=tmp_path)
     task = study.model_dump(mode="json")["task"]
-    assert task["folder"] == str(tmp_path / "x")
-    assert task["answer_format"] == "Answer the question using a single word or phrase."
-    assert set(task) == {"name", "metric", "max_new_tokens", "answer_format", "folder", "tune",
-                         "fit", "certify", "report"}  # fmt: skip
-    with pytest.raises(StudyError, match=r"unknown key 'task\.foldr'. Did you mean 'folder'"):
-        study_from_dict(changed(data, "task.foldr", "x"))
+    assert task["data"] == str(tmp_path / "x")
+    assert set(task) == {"name", "metric", "max_new_tokens", "answer_format", "scorer", "divide",
+                         "data", "images", "tune", "fit", "certify", "report"}  # fmt: skip
+    with pytest.raises(StudyError, match=r"unknown key 'task\.scorre'. Did you mean 'scorer'"):
+        study_from_dict(changed(data, "task.scorre", "x"))
     with pytest.raises(StudyError, match=r"unknown key 'task\.metrics'. Did you mean 'metric'"):
         study_from_dict(changed(data, "task.metrics", "x"))
-    with pytest.raises(StudyError, match="'scorer' is a key of the task 'hub-vqa', not of 'jsonl'"):
-        study_from_dict(changed(data, "task.scorer", "vqa"))
+    with pytest.raises(StudyError, match="'config' is a key of the task 'hub-vqa', not of 'table'"):
+        study_from_dict(changed(data, "task.config", "vqa"))
 
 
 def test_another_task_is_another_study(data):
     study = study_from_dict(data)
-    other = study_from_dict(changed(changed(data, "task.name", "jsonl"), "task.folder", "x"))
-    assert other.changed_since(study) == [
-        "task.name", "task.max_new_tokens", "task.answer_format", "task.folder",
-    ]  # fmt: skip
-    assert study.changed_since(other) == ["task.name", "task.max_new_tokens", "task.answer_format"]
+    other = study_from_dict(changed(changed(data, "task.name", "table"), "task.data", "x"))
+    changes = ["task.name", "task.max_new_tokens", "task.scorer", "task.data"]
+    assert sorted(other.changed_since(study)) == sorted(changes)
+    assert study.changed_since(other) == ["task.name", "task.max_new_tokens"]
 
 
 @pytest.mark.parametrize(("first", "second", "clash"), [(0, 10, False), (0, 9, True)])

@@ -10,8 +10,8 @@ from scipy.stats import chisquare
 
 from resprune.errors import StudyError
 from tuner import tasks
-from tuner.tasks import table
 from tuner.tasks.base import few_an_image
+from tuner.tasks.rows import Encoded
 
 COLORS = ("red", "lime", "blue", "black", "white", "gray", "cyan")
 # which image each question is about: scattered, and not as many of each
@@ -39,7 +39,7 @@ def png(i):
     return Image.new("RGB", (8, 6), COLORS[i])
 
 
-TABLES = ["jsonl", "hub-vqa", "hub-vqa without ids"]
+TABLES = ["table", "hub-vqa", "hub-vqa without ids"]
 
 
 @pytest.fixture(params=["one-method", *TABLES, "nano-scenes"])
@@ -48,12 +48,12 @@ def task(request, tmp_path, monkeypatch):
         return OneMethod()
     if request.param == "nano-scenes":
         return tasks.get("nano-scenes")
-    if request.param == "jsonl":
+    if request.param == "table":
         rows = [{"image": f"{i}.png", "question": "q?", "answer": "a"} for i in ASKED]
         (tmp_path / "tune.jsonl").write_text("\n".join(map(json.dumps, rows)))
         for i in set(ASKED):
             png(i).save(tmp_path / f"{i}.png")
-        return tasks.get("jsonl", folder=str(tmp_path))
+        return tasks.get("table", data=str(tmp_path))
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
@@ -148,10 +148,8 @@ def test_too_few_samples_says_how_many_there_are(task, most):
 @pytest.mark.parametrize("task", TABLES, indirect=True)
 def test_images_of_rows_that_are_not_drawn_are_not_read(task, monkeypatch):
     read = []
-    real = table._Table._encoded
-    monkeypatch.setattr(
-        table._Table, "_encoded", lambda self, *a: read.append(a[0]) or real(self, *a)
-    )
+    real = Encoded.read
+    monkeypatch.setattr(Encoded, "read", lambda self: read.append(self) or real(self))
     drawn = task.draw("tune", 2, questions_per_image=1)
     named = getattr(task._options, "columns", None) is None or task._options.columns.image_id
     assert len(read) == (2 if named else len(ASKED) + 2)

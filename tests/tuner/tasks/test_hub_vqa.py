@@ -11,7 +11,7 @@ from resprune.errors import StudyError
 from tuner import cli, tasks
 from tuner.stages.opened import load_samples
 from tuner.study import dump_study, load_study, study_from_dict
-from tuner.tasks import table
+from tuner.tasks import rows as cells
 
 COLORS = ("red", "lime", "blue", "black", "white", "gray")
 
@@ -81,8 +81,8 @@ def test_reads_samples_by_split_count_and_offset(tmp_path):
 def test_images_are_decoded_when_asked_for(tmp_path, monkeypatch):
     write(tmp_path, rows())
     opened = []
-    real = table.open_image
-    monkeypatch.setattr(table, "open_image", lambda *a: opened.append(a) or real(*a))
+    real = cells.open_image
+    monkeypatch.setattr(cells, "open_image", lambda *a: opened.append(a) or real(*a))
     samples = task(tmp_path).samples("train", None)
     assert not opened
     assert not any(isinstance(cell, bytes) for s in samples for cell in vars(s).values())
@@ -173,7 +173,7 @@ def test_an_image_that_is_none(tmp_path):
         ({}, "trian", "no split 'trian'. Did you mean 'train'"),
         ({"columns": {"question": "qestion"}}, "train", "no column 'qestion'. Did you mean"),
         ({"columns": {"id": "image_id"}}, "train", "id 'img0' is used twice"),
-        ({"scorer": "vqaa"}, "train", "scorer: unknown value 'vqaa'. Did you mean 'vqa'"),
+        ({"scorer": "vqaa"}, "train", "scorer: unknown scorer 'vqaa'. Did you mean 'vqa'"),
         ({"config": "nowhere"}, "train", r"task\.dataset: .* cannot be loaded \(ValueError"),
     ],
 )
@@ -278,8 +278,8 @@ def test_an_image_in_two_splits_is_an_error(study):
         ("{ id =", "{ idd =", r"unknown key 'task\.columns\.idd'. Did you mean 'id'"),
         (
             'scorer = "exact"',
-            'folder = "set"',
-            "task: 'folder' is a key of the task 'jsonl', not",
+            'data = "set"',
+            "task: 'data' is a key of the task 'table', not",
         ),
         (
             'name = "hub-vqa"',

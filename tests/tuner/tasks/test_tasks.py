@@ -56,7 +56,7 @@ def test_nano_scenes_refuses_other_splits(split, message):
 
 def test_jsonl_reads_samples(folder):
     write(folder, ROW, {**ROW, "answer": "b", "id": "x", "group": "g"}, "")
-    first, second = tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+    first, second = tasks.get("table", data=str(folder)).samples("tune", None)
     assert (first.id, first.image_id, first.answers, first.group) == (
         "tune-1",
         "a.png",
@@ -73,20 +73,20 @@ def test_jsonl_lines_end_where_the_file_says_so(folder):
     text = "one\u2028two"
     row = json.dumps({**ROW, "question": text}, ensure_ascii=False)
     (folder / "tune.jsonl").write_bytes(f"{row}\r\n\n{row}".encode())
-    samples = tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+    samples = tasks.get("table", data=str(folder)).samples("tune", None)
     assert [(s.id, s.question) for s in samples] == [("tune-1", text), ("tune-3", text)]
 
 
 def test_jsonl_answers_keep_their_order_unless_one_is_given_more_often(folder):
     write(folder, {**ROW, "answers": ["b", "a"]}, {**ROW, "answers": ["b", "a", "a"]})
-    one, two = tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+    one, two = tasks.get("table", data=str(folder)).samples("tune", None)
     assert (one.answers, two.answers) == (("b", "a"), ("a", "a", "b"))
 
 
 def test_answer_format_is_appended(folder):
     write(folder, ROW)
     for text, prompt in (("Be brief.", "What color?\nBe brief."), ("", "What color?")):
-        task = tasks.get("jsonl", folder=str(folder), answer_format=text)
+        task = tasks.get("table", data=str(folder), answer_format=text)
         assert task.samples("tune", 1)[0].prompt == prompt
     plain = tasks.get("nano-scenes").samples("tune", 1)[0]
     (asked,) = tasks.get("nano-scenes", answer_format="Be brief.").samples("tune", 1)
@@ -95,7 +95,7 @@ def test_answer_format_is_appended(folder):
 
 def test_jsonl_image_version_follows_the_file(folder):
     write(folder, ROW)
-    task = tasks.get("jsonl", folder=str(folder))
+    task = tasks.get("table", data=str(folder))
     before = task.samples("tune", 1)[0].image_version
     Image.new("RGB", (8, 6), "blue").save(folder / "a.png")
     assert task.samples("tune", 1)[0].image_version != before
@@ -106,7 +106,8 @@ def test_jsonl_image_version_follows_the_file(folder):
     [
         ("{", r"tune.jsonl: line 1: not valid JSON"),
         ("[1]", "expected an object"),
-        ({**ROW, "questoin": 1}, "unknown key 'questoin'. Did you mean 'question'"),
+        ({"image": "a.png", "questoin": "q"}, "no column 'question'. Did you mean 'questoin'"),
+        ({"image": "a.png", "question": "q", "anwser": "a"}, "'anwser'. Did you mean 'answer'"),
         ({**ROW, "question": " "}, "'question' is missing or no text"),
         ({**ROW, "image": "../a.png"}, "is outside"),
         ({**ROW, "image": "/etc/hostname"}, "is outside"),
@@ -119,7 +120,7 @@ def test_jsonl_image_version_follows_the_file(folder):
 def test_jsonl_refuses_bad_lines(folder, row, message):
     write(folder, row)
     with pytest.raises(StudyError, match=message):
-        tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+        tasks.get("table", data=str(folder)).samples("tune", None)
 
 
 def test_jsonl_refuses_a_link_out_of_the_folder(folder, tmp_path_factory):
@@ -128,45 +129,45 @@ def test_jsonl_refuses_a_link_out_of_the_folder(folder, tmp_path_factory):
     (folder / "link.png").symlink_to(outside)
     write(folder, {**ROW, "image": "link.png"})
     with pytest.raises(StudyError, match="is outside"):
-        tasks.get("jsonl", folder=str(folder)).samples("tune", None)
+        tasks.get("table", data=str(folder)).samples("tune", None)
 
 
 def test_jsonl_without_answers_under_fidelity(folder):
     write(folder, {"image": "a.png", "question": "q"})
-    samples = tasks.get("jsonl", folder=str(folder), metric="fidelity").samples("tune", 1)
+    samples = tasks.get("table", data=str(folder), metric="fidelity").samples("tune", 1)
     assert samples[0].answers == ()
 
 
 def test_an_image_that_is_no_image(folder):
     (folder / "a.png").write_text("not an image")
     write(folder, ROW)
-    sample = tasks.get("jsonl", folder=str(folder)).samples("tune", 1)[0]
+    sample = tasks.get("table", data=str(folder)).samples("tune", 1)[0]
     with pytest.raises(StudyError, match=r"line 1: .*a\.png: not an image"):
         sample.load_image()
 
 
 def test_jsonl_missing_splits_samples_and_ids(folder):
     write(folder, ROW, {**ROW, "id": "tune-1"})
-    task = tasks.get("jsonl", folder=str(folder))
+    task = tasks.get("table", data=str(folder))
     with pytest.raises(StudyError, match=r"no split 'tun'.*Did you mean 'tune'"):
         task.samples("tun", 1)
     with pytest.raises(StudyError, match="the split has 2; ask for fewer"):
         task.samples("tune", 3)
     with pytest.raises(StudyError, match="id 'tune-1' is used twice"):
         task.samples("tune", 2)
-    with pytest.raises(StudyError, match="no such folder"):
-        tasks.get("jsonl", folder=str(folder / "nowhere"))
-    with pytest.raises(StudyError, match="task 'jsonl': key 'folder' is missing"):
-        tasks.get("jsonl")
+    with pytest.raises(StudyError, match="no such file or folder"):
+        tasks.get("table", data=str(folder / "nowhere"))
+    with pytest.raises(StudyError, match="task 'table': key 'data' is missing"):
+        tasks.get("table")
 
 
 def test_unknown_task_and_option():
-    with pytest.raises(StudyError, match=r"unknown task 'json'. Did you mean 'jsonl'"):
-        tasks.get("json")
+    with pytest.raises(StudyError, match=r"unknown task 'tabel'. Did you mean 'table'"):
+        tasks.get("tabel")
     with pytest.raises(StudyError, match=r"'nano-scenes': unknown key 'colour'. Allowed: answer"):
         tasks.get("nano-scenes", colour=1)
-    with pytest.raises(StudyError, match=r"task 'jsonl': max_new_tokens: .*, not 0"):
-        tasks.get("jsonl", folder=".", max_new_tokens=0)
+    with pytest.raises(StudyError, match=r"task 'table': max_new_tokens: .*, not 0"):
+        tasks.get("table", data=".", max_new_tokens=0)
 
 
 def test_a_file_adds_a_task(monkeypatch, folder):
