@@ -1,4 +1,4 @@
-"""``resprune-tune``: plan, run, certify, bench, validate, ls, export, report, predict, version.
+"""``resprune-tune``: plan, run, certify, bench, validate, ls, export, report, predict, doctor.
 
 Exit codes: 0 done, 2 wrong usage or bad input, 130 interrupted. Everything heavy is imported
 inside the commands, so that ``--help`` answers at once.
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from resprune.errors import ResPruneError
-from tuner import cli_bench, cli_claims, cli_compare, cli_paper, cli_surrogate
+from tuner import cli_bench, cli_claims, cli_compare, cli_data, cli_doctor, cli_paper, cli_surrogate
 from tuner.cli_common import (
     AsJson,
     Quiet,
@@ -33,6 +33,7 @@ from tuner.cli_common import (
     print_json,
     quieten_libraries,
 )
+from tuner.cli_logs import LogOptions, study_of_logs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +66,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def overrides(no_adaptive: bool, positions: str | None) -> dict[str, dict[str, Any]]:
+    """Return what flags of ``run`` say of tables that are no splits."""
+    return {
+        "alpha": {"adaptive": False} if no_adaptive else {},
+        "search": {} if positions is None else {"positions": positions},
+    }
+
+
 RunDir = Annotated[Path, typer.Argument(help="Run folder of a finished study.")]
 
 
@@ -75,7 +85,30 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 @app.command()
 def run(
-    study: StudyName,
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped study's name, or a TOML file; with --questions, a model: embedded, a "
+            "folder, or a hub id."
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images, for a study without a file.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSONL, CSV or parquet with image and question, or .txt with one question a line, "
+            "asked of every image; no labels are needed."
+        ),
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option(help="With --questions: the loss to certify; 0.02 by default.")
+    ] = None,
+    answer_format: Annotated[
+        str | None, typer.Option(help="With --questions: text appended to each.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="With --questions: the study's name.")] = None,
     runs: Runs = None,
     trials: Trials = None,
     samples: Samples = None,
@@ -100,18 +133,23 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a study, or resume it: trials, alpha fit, report, config."""
-    config = load_given(
-        study,
-        {"trials": trials, "seed": seed},
-        {
-            "tune": {"samples": samples},
-            "fit": {"samples": fit_samples},
-            "certify": {"samples": certify_samples, "offset": certify_offset},
-            "report": {"samples": report_samples, "offset": report_offset},
-        },
-        alpha={"adaptive": False} if no_adaptive else {},
-        search={} if positions is None else {"positions": positions},
-    )
+    given = {
+        "tune": {"samples": samples},
+        "fit": {"samples": fit_samples},
+        "certify": {"samples": certify_samples, "offset": certify_offset},
+        "report": {"samples": report_samples, "offset": report_offset},
+    }
+    numbers, tables = {"trials": trials, "seed": seed}, overrides(no_adaptive, positions)
+    if questions is not None:
+        logs = LogOptions(study, images, questions, loss, answer_format, name)
+        config = study_of_logs(logs, numbers, given, tables, runs, quiet=quiet or as_json)
+    else:
+        for option, value in (
+            ("images", images), ("loss", loss), ("answer-format", answer_format), ("name", name),
+        ):  # fmt: skip
+            if value is not None:
+                raise typer.BadParameter(f"--{option} goes with --questions")
+        config = load_given(study, numbers, given, **tables)
     quieten_libraries()
     from tuner.output import RichProgress, show_results
     from tuner.run import run_study, summary
@@ -247,12 +285,14 @@ def predict(
         show_prediction(result, console())
 
 
+app.add_typer(cli_data.app, name="data")
 app.command()(cli_claims.plan)
 app.command()(cli_claims.certify)
 app.command()(cli_bench.bench)
 app.command()(cli_compare.compare)
 app.command()(cli_surrogate.surrogate)
 app.command()(cli_paper.paper)
+app.command()(cli_doctor.doctor)
 
 
 @app.command()

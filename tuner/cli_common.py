@@ -44,9 +44,18 @@ def load_given(
     """
     from tuner.study import find_study, load_study
 
+    return load_study(find_study(name), merged(study, splits, tables))
+
+
+def merged(
+    study: Mapping[str, int | None],
+    splits: Mapping[str, Mapping[str, int | None]],
+    tables: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
+    """Return what the command line gives, by section; None is left out."""
     ranges = {split: _given(keys) for split, keys in splits.items()}
     task = {split: keys for split, keys in ranges.items() if keys}
-    return load_study(find_study(name), {"study": _given(study), "task": task, **tables})
+    return {"study": _given(study), "task": task, **tables}
 
 
 def _given(keys: Mapping[str, int | None]) -> dict[str, int]:

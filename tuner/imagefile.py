@@ -6,7 +6,9 @@ import io
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from resprune.errors import ResPruneError
@@ -16,6 +18,7 @@ from resprune.files import written_beside
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 2**26
+_ORIENTATION = 0x0112  # of EXIF
 _DROPPED = 0.74  # how far a dropped token is faded towards white
 _OUTLINE = (0, 114, 178)
 _LEAST_SIDE = 448  # small images are enlarged, so that outlines do not cover them
@@ -31,7 +34,7 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
         name: What messages call it; the path by default.
 
     Returns:
-        RGB, upright (its EXIF orientation applied).
+        RGB, upright (its EXIF orientation applied); 16 bits a channel are scaled to 8.
 
     Raises:
         ResPruneError: Missing, no image, damaged, or over 2^26 pixels.
@@ -45,7 +48,7 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return _rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise ResPruneError(
             f"{name}: more pixels than the {MAX_PIXELS:,} that are opened; shrink it ({error})"
@@ -57,6 +60,44 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ResPruneError(f"{name}: cannot be read as an image ({reason})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB; of 16 bits a channel the high ones are kept, where Pillow would cut off."""
+    if image.mode == "F":
+        raise ValueError("its pixels are 32-bit floats, whose white is unknown; save it as 8 bits")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        return Image.fromarray((grey.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+class ImageFacts(NamedTuple):
+    """What an image file is, before it is made upright RGB.
+
+    Attributes:
+        size: Width and height as they are stored, pixels.
+        mode: Pillow's mode, such as ``RGB``, ``CMYK`` or ``I;16``.
+        format: Such as ``PNG``.
+        frames: Of an animation the first is taken.
+        turned: Whether its EXIF orientation turns it.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    format: str
+    frames: int
+    turned: bool
+
+
+def image_facts(source: bytes) -> ImageFacts:
+    """Read the header of an image file; call ``open_image`` first, which says what is wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            frames = getattr(image, "n_frames", 1)
+            return ImageFacts(image.size, image.mode, str(image.format), frames, turned)
 
 
 def draw_kept(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:

@@ -18,9 +18,13 @@ from resprune.setting import unpruned
 from resprune.validation import StrictModel
 from tuner import certificate
 from tuner.progress import Progress, Silent
+from tuner.scoring.bench import Bench
+from tuner.scoring.metrics import Metric
 from tuner.scoring.split import Split
+from tuner.stages.claim import ClaimTest
 from tuner.stages.opened import OpenedStudy
 from tuner.study import StudyConfig
+from tuner.tasks import Sample
 
 POWER = 0.8
 _TIMED = 20  # samples scored for the time alone
@@ -38,7 +42,8 @@ class PlannedBudget(StrictModel):
         better: Share whose answer turns right.
         images: Certify images for the claim at 80 % power at these shares; None where they lose
             no less than the claim.
-        images_if_level: The same if tuning closed the loss: as many answers flip, half each way.
+        images_if_level: The same if tuning closed the loss: as many answers flip, half each way;
+            None where none can turn right (``fidelity``).
     """
 
     budget: str
@@ -154,7 +159,7 @@ def plan_study(
             shares = [(float((k < whole).mean()), float((k > whole).mean())) for k in kept]
             source = f"a pilot of {len(samples)} tune samples under the paper's default"
         planned = [
-            _budget(str(budget), *each, asked.claim, asked.test, float(whole.mean()))
+            _budget(str(budget), *each, asked, float(whole.mean()), opened.bench.metric)
             for budget, each in zip(budgets, shares, strict=True)
         ]
         return StudyPlan(
@@ -173,15 +178,17 @@ def plan_study(
 
 
 def _budget(
-    budget: str, worse: float, better: float, claim: Claim, test: TestName, whole: float
+    budget: str, worse: float, better: float, asked: ClaimTest, whole: float, metric: Metric
 ) -> PlannedBudget:
-    flips = (worse + better) / 2
+    flips, claim, test = (worse + better) / 2, asked.claim, asked.test
     return PlannedBudget(
         budget=budget,
         worse=worse,
         better=better,
         images=certificate.images_needed(worse, better, claim, test, POWER, whole),
-        images_if_level=certificate.images_needed(flips, flips, claim, test, POWER, whole),
+        images_if_level=None
+        if metric.compares  # no answer can agree more than the unpruned model's own
+        else certificate.images_needed(flips, flips, claim, test, POWER, whole),
     )
 
 
@@ -193,36 +200,30 @@ def _splits(
     first = planned[0]
     variance = max(first.worse + first.better - (first.worse - first.better) ** 2, 1e-4)
     spread = math.sqrt(variance) / claim.loss
-    grid = len(study.alpha.grid) * count
-    fitted = len(study.alpha.grid) * (len(study.alpha.budgets) or count)
-    tries = study.study.trials * len(study.search.method)
+    settings = settings_scored(study, count)
     rows = {
         "tune": (
             math.ceil((2 * spread) ** 2),
             "to choose with a standard error of half the claim's loss",
-            tries + grid + 10 * count,
         ),
         "fit": (
             math.ceil(((_FAMILY + _POWER_ERRORS) * spread) ** 2),
             "to see a gain of the claim's loss from choosing by prompt",
-            fitted,
         ),
         "certify": (
             first.images if first.images is not None else first.images_if_level,
             f"for the claim at 80 % power at {first.budget} tokens"
             + ("" if first.images is not None else ", if tuning closes the loss"),
-            count + 1,
         ),
         "report": (
             math.ceil((_SURE * spread) ** 2),
             "for an interval of the loss as wide as the claim's loss to either side",
-            12 * count + 1,
         ),
     }
     found = []
     for name, samples in opened.samples.items():
-        needs, why, settings = rows[name]
-        passes = len(samples) * settings
+        needs, why = rows[name]
+        passes = len(samples) * settings[name]
         found.append(
             PlannedSplit(
                 split=name,
@@ -234,3 +235,28 @@ def _splits(
             )
         )
     return found
+
+
+def settings_scored(study: StudyConfig, budgets: int) -> dict[str, int]:
+    """Return how many settings a study scores on each split, at most.
+
+    Args:
+        study: The study.
+        budgets: How many budgets it has.
+    """
+    grid = len(study.alpha.grid)
+    tries = study.study.trials * len(study.search.method)
+    return {
+        "tune": tries + (grid + 10) * budgets,
+        "fit": grid * (len(study.alpha.budgets) or budgets),
+        "certify": budgets + 1,
+        "report": 12 * budgets + 1,
+    }
+
+
+def passes_a_second(samples: Sequence[Sample], bench: Bench) -> float:
+    """Return how many samples a second go through the unpruned language model."""
+    split = Split("tune", samples, bench)
+    begin = time.perf_counter()
+    split.answers([split.unpruned()])
+    return len(split) / (time.perf_counter() - begin)

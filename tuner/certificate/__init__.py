@@ -18,6 +18,7 @@ from tuner.certificate.planning import (
     least_images,
     power,
     require_provable,
+    smallest_loss,
 )
 from tuner.certificate.sequence import Entry, Split, certify, check, order_by_promise
 
@@ -44,5 +45,6 @@ __all__ = [
     "power",
     "require_provable",
     "resolve_test",
+    "smallest_loss",
     "t_p_value",
 ]

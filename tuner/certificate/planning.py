@@ -34,6 +34,7 @@ _DRAWS = 2000  # simulated studies: power within .02
 _LOOKS = 200  # at the wealth of one, at most; the test itself looks after every image
 _LARGE = 3000  # images from which the exact test's normal limit does
 _REPEATS = 64  # how often the same margins are tried again
+_LOSS_STEPS = 1000
 _FOREVER = 10**7  # images past which nobody plans
 
 
@@ -218,6 +219,39 @@ def images_to_prove(
     shares, weights = stakes()
     growth = np.log1p(best * shares / bounds.above)
     return _first(lambda n: bool(special.logsumexp(n * growth, b=weights) >= -math.log(level)), 0)
+
+
+def smallest_loss(
+    images: int,
+    confidence: float,
+    test: TestName,
+    improves: bool = True,
+    questions_per_image: int = 1,
+) -> float | None:
+    """Return the smallest loss, in steps of .001, that some outcome on so many images proves.
+
+    Args:
+        images: Images of the certify split.
+        confidence: Of the claim.
+        test: How it is tested.
+        improves: Whether an answer can turn right: not so with ``fidelity``.
+        questions_per_image: Questions of one image at most.
+
+    Returns:
+        The loss, absolute, of scores from 0 to 1; None where there is none.
+    """
+
+    def proves(step: int) -> bool:
+        claim = Claim(loss=step / _LOSS_STEPS, confidence=confidence)
+        return images_to_prove(claim, test, improves, questions_per_image) <= images
+
+    low, high = 0, _LOSS_STEPS - 1
+    if not proves(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if proves(middle) else (middle, high)
+    return high / _LOSS_STEPS
 
 
 def require_provable(

@@ -143,6 +143,7 @@ def _notes(opened: OpenedStudy, search: Search) -> list[str]:
             "The vision tower has no CLS token, so the paper's default was run with the seed "
             "strategy l2_norm."
         )
+    notes += [note for note in (study.study.note, *opened.bench.task.notes) if note]
     notes += _left_out(opened)
     if opened.bench.outcomes.resumed:
         notes.append(
@@ -157,7 +158,11 @@ def _notes(opened: OpenedStudy, search: Search) -> list[str]:
             f"and figures name them by the mean count on the tune split: {each}."
         )
     if opened.bench.metric.compares:
-        notes.append("Scores are agreement with the unpruned model's own answers.")
+        notes.append(
+            "Scores are agreement with the unpruned model's own answers."
+            if opened.bench.metric.bounded
+            else "Scores are minus the KL divergence from the unpruned model, in nats."
+        )
     return notes
 
 

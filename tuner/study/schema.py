@@ -66,12 +66,14 @@ class StudySection(StrictModel):
         seed: Seed of everything random.
         trials: Trials of each method, those before an interruption included.
         objective: A table with ``kind``, or the kind alone.
+        note: A sentence that the report and the card repeat.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0)
     trials: int = Field(default=60, ge=1)
     objective: Objective = Pareto()
+    note: str = Field(default="", max_length=1000)
 
     @field_validator("objective", mode="before")
     @classmethod

@@ -203,6 +203,11 @@ class Task(ABC):
         """Score an answer from 0 to 1; exact match unless the task has a rule of its own."""
         return exact_match(prediction, sample.answers)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report has to say of the splits, once they were read."""
+        return ()
+
     def measures(self, predictions: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
         """Measure all answers of a split together, by name; what is no mean of scores (F1)."""
         return {}

@@ -78,7 +78,12 @@ class Own(Table):
     @property
     def splits(self) -> list[str]:
         """Names of the splits that are there, those that one is divided into included."""
-        return [*self._real(), *(self.division.shares if self.division is not None else ())]
+        return [*self.real_splits, *(self.division.shares if self.division is not None else ())]
+
+    @property
+    def real_splits(self) -> list[str]:
+        """Names of the splits that are there."""
+        return self._real()
 
     def _real(self) -> list[str]:
         if self._data.is_dir():

@@ -171,6 +171,11 @@ class Table(Task):
         return self._scorer.measures(predictions, samples)
 
     @property
+    def metric(self) -> str:
+        """Name of the metric that the study asks for."""
+        return self._options.metric
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """How a split was divided, where it was."""
         if self._parts is None or self.division is None:
@@ -210,6 +215,28 @@ class Table(Task):
         few = few_an_image(zip(images, ids, strict=True), questions_per_image, seed)
         places = wanted(len(few), count, offset, raw.where, questions_per_image)
         return self._samples(split, raw, groups, [few[place] for place in places])
+
+    def sound(self, split: str) -> tuple[list[tuple[Sample, list[Encoded]]], list[str]]:
+        """Read the rows of a split that can be read, whatever is wrong with others.
+
+        Args:
+            split: A split that is there, not a part of one.
+
+        Returns:
+            Samples, each with its encoded images; and what is wrong with the other rows.
+
+        Raises:
+            StudyError: The split itself cannot be read.
+        """
+        raw = self._table(split)
+        self._columns(raw)
+        found, problems = [], []
+        for row in range(raw.total):
+            try:
+                found.append((self._sample(split, raw, row), self._image_cells(raw, row)))
+            except StudyError as error:
+                problems.append(str(error))
+        return found, problems
 
     def _split(self, split: str) -> tuple[Raw, list[str] | None]:
         """Find the rows of a split, and, of one that was divided, the group of each."""

@@ -107,11 +107,7 @@ def divergence(backbone, sample, setting):
     apart = []
     for n in range(len(ids) + 1):
         prefix = backbone.processor.tokenizer.decode(ids[:n])
-        longer = dataclasses.replace(sample)
-        rows = []
-        for each in (unpruned(), setting):
-            rows.append(after(backbone, longer, prefix, each))
-        whole, pruned = rows
+        whole, pruned = (after(backbone, sample, prefix, each) for each in (unpruned(), setting))
         apart.append(float((whole.exp() * (whole - pruned)).sum()))
     return float(np.mean(apart))
 
@@ -147,7 +143,8 @@ def test_kl_of_methods_inside_the_llm_and_before_the_tower(ragged, make_split, r
     everything = Setting.of("fastv", 10_000, layer=1)
     scores = split.scores([inside, everything, Setting.of("downsample", 4)])
     assert scores[1] == pytest.approx([0.0] * 4, abs=1e-5)
-    assert scores[0].max() < 0 and scores[2].max() < 0
+    assert scores[0].max() < 0
+    assert scores[2].max() < 0
 
 
 def test_kl_needs_no_labels_and_is_remembered(nano_llava, make_split, scenes):
