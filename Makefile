@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-vllm serve-env mutants lint docs clean
+.PHONY: demo test test-vllm serve-env test-lmms lmms-env mutants lint docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,6 +33,15 @@ test-vllm:  ## test the vLLM plug-in in that environment; skipped where it canno
 	if [ "$${status:-0}" = 3 ]; then echo "test-vllm skipped, see above"; \
 	elif [ -n "$$status" ]; then exit "$$status"; \
 	else $(VENV)-vllm/bin/python -m pytest tests/vllm; fi
+
+lmms-env:  ## .venv-lmms, with lmms-eval and this clone (2.4 GB once, in the cache)
+	$(PYTHON) scripts/lmms_eval/make_env.py $(VENV)-lmms
+
+test-lmms:  ## test the lmms-eval plug-in in that environment; skipped where it cannot be had
+	@$(PYTHON) scripts/lmms_eval/make_env.py $(VENV)-lmms || status=$$?; \
+	if [ "$${status:-0}" = 3 ]; then echo "test-lmms skipped, see above"; \
+	elif [ -n "$$status" ]; then exit "$$status"; \
+	else OMP_NUM_THREADS=1 $(VENV)-lmms/bin/python -m pytest tests/lmms; fi
 
 mutants: $(VENV)/.installed  ## break a line at a time on a copy: does a test notice? (slow)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants

@@ -188,7 +188,7 @@ def _warn_of_own_images(config: PruningConfig, spec: SplitSpec) -> None:
     own = None if config.certificate is None else config.certificate.split
     if own is None or own.name != spec.split:
         return
-    if own.offset < spec.offset + spec.samples and spec.offset < own.offset + own.samples:
+    if own.offset < spec.end and spec.offset < own.offset + own.samples:
         warnings.warn(
             f"task.certify: samples {own.offset} to {own.offset + own.samples - 1} of a split "
             f"{own.name!r} chose what this config recommends; on the same data this is no new "

@@ -7,6 +7,7 @@ of their own. The record lies in the run folder as ``openings.json``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +142,12 @@ def _refusal(now: Opening, earlier: Opening, openings: Sequence[Opening]) -> str
         mend += " again, since ranges of another number cannot be compared, and "
     of_split = [o.range for o in openings if o.range.split == old.split]
     free = max(each.end for each in of_split if each.questions_per_image == few)
+    if free == sys.maxsize:
+        more = "no image is left; name another split"
+    else:
+        more = f"give --{now.part}-offset {free} for images not seen yet"
+    count = "all" if old.samples is None else old.samples
     return (
-        f"{key}: {old.samples} samples of split {old.split!r} from {old.offset} on were opened on "
-        f"{earlier.date} {why}; {mend}give --{now.part}-offset {free} for images not seen yet"
+        f"{key}: {count} samples of split {old.split!r} from {old.offset} on were opened on "
+        f"{earlier.date} {why}; {mend}{more}"
     )

@@ -196,6 +196,11 @@ def load_samples(study: StudyConfig, task: Task) -> dict[str, list[Sample]]:
     Raises:
         StudyError: A split that does not exist or is too small, or an image in two splits.
     """
+    if task.report_only:
+        raise StudyError(
+            f"task.name: {study.task.name!r} has no samples to tune on, only to report on; tune on "
+            "another task and `certify` the config on this one, or set task.allow_tuning = true"
+        )
     splits = {
         name: task.draw(
             spec.split,

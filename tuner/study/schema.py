@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from itertools import combinations, product
@@ -32,14 +33,14 @@ class SplitSpec(StrictModel):
 
     Attributes:
         split: Name of the task's split.
-        samples: How many, from ``offset`` on.
+        samples: How many, from ``offset`` on; all where None.
         offset: How many samples of the split to skip.
         questions_per_image: Questions of one image at most, drawn by the study's seed; None takes
             all. ``samples`` and ``offset`` count what is left.
     """
 
     split: str = Field(min_length=1)
-    samples: int = Field(ge=1)
+    samples: int | None = Field(default=None, ge=1)
     offset: int = Field(default=0, ge=0)
     questions_per_image: int | None = Field(default=None, ge=1)
 
@@ -55,7 +56,7 @@ class SplitSpec(StrictModel):
     @property
     def end(self) -> int:
         """The first sample of the split after these."""
-        return self.offset + self.samples
+        return sys.maxsize if self.samples is None else self.offset + self.samples
 
 
 class StudySection(StrictModel):

@@ -131,11 +131,13 @@ class Task(ABC):
         answer_format: What is appended to a question.
         source: Where the samples come from, for messages.
         local: Whether they can be read without the hub.
+        report_only: Whether it is meant to be reported on alone, never tuned on.
     """
 
     name: ClassVar[str]
     options: ClassVar[type[TaskOptions]] = TaskOptions
     local: bool = True
+    report_only: bool = False
 
     answer_format: str = "Answer the question using a single word or phrase."
     _before_format: ClassVar[str] = "\n"

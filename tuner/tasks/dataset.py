@@ -5,7 +5,10 @@ No code of the data set is run, and its rows stay on disk, memory-mapped.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,15 +26,11 @@ class DataOptions(TableOptions):
     """Keys of every task that is a data set.
 
     Attributes:
-        dataset: A hub id (``user/name``), or a folder of parquet, JSON lines or CSV files named by
-            split, of images with ``metadata`` files, or of what ``save_to_disk`` wrote; relative
-            to the study file.
         config: Configuration of the data set.
         revision: Commit, tag or branch of the data set.
         stream: Read the first rows of a split alone, so many, without downloading the rest.
     """
 
-    dataset: FolderName
     config: str | None = None
     revision: str | None = None
     stream: int | None = Field(default=None, ge=1)
@@ -41,10 +40,14 @@ class HubOptions(DataOptions, ScoredOptions):
     """Keys of ``hub-vqa``.
 
     Attributes:
+        dataset: A hub id (``user/name``), or a folder of parquet, JSON lines or CSV files named by
+            split, of images with ``metadata`` files, or of what ``save_to_disk`` wrote; relative
+            to the study file.
         columns: Which columns of the data set hold what.
         question_transform: ``none`` or ``capitalize`` (first letter upper, the rest lower).
     """
 
+    dataset: FolderName
     columns: Columns = Columns()
     scorer: str = "vqa"
     question_transform: Literal["capitalize", "none"] = "none"
@@ -55,7 +58,6 @@ class Dataset(Table):
 
     options: ClassVar[type[DataOptions]] = DataOptions
     _options: DataOptions
-    columns: ClassVar[Columns] = Columns()
 
     def __init__(self, options: DataOptions) -> None:
         """Set the task up.
@@ -64,7 +66,7 @@ class Dataset(Table):
             StudyError: A data set that is neither a folder nor a hub id.
         """
         super().__init__(options)
-        name = self.source = options.dataset
+        name = self.source = self._data_set()
         self.local = Path(name).is_dir()
         self._folder = Path(name).resolve() if self.local else None
         if not self.local and (name.count("/") != 1 or name.startswith((".", "/"))):
@@ -72,8 +74,13 @@ class Dataset(Table):
                 f"task.dataset: {name!r} is no folder and no hub id of the form user/name"
             )
 
+    @abstractmethod
+    def _data_set(self) -> str:
+        """Return the hub id or folder."""
+
+    @abstractmethod
     def _named_columns(self) -> Columns:
-        return self.columns
+        """Return which columns hold what."""
 
     def _columns(self, raw: Raw) -> Mapping[str, str]:
         columns = self._named_columns().model_dump(exclude_none=True)
@@ -92,14 +99,22 @@ class Dataset(Table):
         return self._open(split, self._options.config)
 
     def _open(self, split: str, config: str | None) -> Raw:
-        """Open a split of a configuration."""
-        options = self._options
-        data = load_split(
-            self.source, split, options.stream, name=config, revision=options.revision
-        )
+        """Open a split of a configuration; in a folder a configuration may be a folder below."""
+        options, source = self._options, self.source
+        below = config if config is not None and (Path(source) / config).is_dir() else None
+        if below is not None:
+            source, config = str(Path(source) / below), None
+        data = load_split(source, split, options.stream, name=config, revision=options.revision)
         image = self._named_columns().image
         images = [image] if image in data.column_names else []
-        return dataset_rows(data, f"{self.source}: {split}", images)
+        raw = dataset_rows(data, f"{self.source}: {split}", images)
+        return raw if below is None else replace(raw, image=partial(_below, raw, below))
+
+
+def _below(raw: Raw, folder: str, row: int, column: str) -> Any:
+    """Read an image cell of a table in a folder below, whose paths begin there."""
+    cell = raw.image(row, column)
+    return f"{folder}/{cell}" if isinstance(cell, str) else cell
 
 
 @register
@@ -109,6 +124,9 @@ class HubVqa(Dataset):
     name = "hub-vqa"
     options = HubOptions
     _options: HubOptions
+
+    def _data_set(self) -> str:
+        return self._options.dataset
 
     def _named_columns(self) -> Columns:
         return self._options.columns

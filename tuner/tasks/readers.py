@@ -26,6 +26,12 @@ TEXT_FILES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 FILES = (*TEXT_FILES, ".parquet")
 
 
+_METADATA = ("jsonl", "csv", "parquet")
+_ALIKE = (
+    ("validation", "valid", "val", "dev"),
+    ("test", "testing", "testdev", "eval", "evaluation"),
+    ("train", "training"),
+)
 _Line = tuple[int, str, dict[str, Any]]
 """Number, place and cells of a row."""
 
@@ -202,7 +208,8 @@ def load_split(source: str, split: str, stream: int | None = None, **where: Any)
     """Open a split of a data set of the hub or of a folder.
 
     A folder may hold parquet, JSON lines or CSV files named by split, images with ``metadata``
-    files (imagefolder), or what ``save_to_disk`` wrote.
+    files (imagefolder), or what ``save_to_disk`` wrote. ``datasets`` takes a file named after
+    ``val`` or ``dev`` for ``validation``, and is understood so.
 
     Args:
         source: A folder, or a hub id.
@@ -219,15 +226,17 @@ def load_split(source: str, split: str, stream: int | None = None, **where: Any)
         folder = Path(source)
         if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
             return _saved(folder, split)
+        named = _files_of(folder, split)
+        if named is not None:
+            kind, files = named
+            rows = datasets.load_dataset(kind, **files, streaming=stream is not None)
+            return _limited(rows, stream)
         builder = datasets.load_dataset_builder(source, **where)
         known = [str(s) for s in builder.info.splits or builder.config.data_files or ()]
-        if known and split not in known:
-            raise StudyError(f"{source}: no split {split!r}. {near_names(split, known)}")
-        if stream is not None:
-            return _first(
-                datasets.load_dataset(source, split=split, streaming=True, **where), stream
-            )
-        return datasets.load_dataset(source, split=split, **where)
+        if known:
+            split = _known_split(split, known, source)
+        rows = datasets.load_dataset(source, split=split, streaming=stream is not None, **where)
+        return _limited(rows, stream)
     except StudyError:
         raise
     except Exception as error:  # readers, hub and network have no error class in common
@@ -240,10 +249,36 @@ def load_split(source: str, split: str, stream: int | None = None, **where: Any)
         ) from error
 
 
-def _first(rows: Any, count: int) -> Any:
+def _known_split(split: str, known: Sequence[str], source: str) -> str:
+    """Return the name that ``datasets`` gives a split of that name."""
+    if split in known:
+        return split
+    for alike in _ALIKE:
+        found = [name for name in known if name in alike]
+        if split in alike and len(found) == 1:
+            return found[0]
+    raise StudyError(f"{source}: no split {split!r}. {near_names(split, known)}")
+
+
+def _files_of(folder: Path, split: str) -> tuple[str, dict[str, Any]] | None:
+    """Find a split that is one file or one folder of images of its name, whatever the name is."""
+    if Path(split).name != split or "\0" in split:  # it would lead out of the folder
+        return None
+    for ending, kind in (("jsonl", "json"), ("json", "json"), ("csv", "csv"), ("parquet",) * 2):
+        path = folder / f"{split}.{ending}"
+        if path.is_file():
+            return kind, {"data_files": {split: str(path)}, "split": split}
+    if any((folder / split / f"metadata.{ending}").is_file() for ending in _METADATA):
+        return "imagefolder", {"data_dir": str(folder / split), "split": "train"}
+    return None
+
+
+def _limited(rows: Any, count: int | None) -> Any:
     """Take the first rows of a stream into memory, images as they are encoded."""
     import datasets
 
+    if count is None:
+        return rows
     features = rows.features
     for name, feature in (features or {}).items():
         encoded = _as_encoded(feature)

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -108,6 +108,24 @@ class Columns(StrictModel):
     id: str | None = None
     group: str | None = None
     answer_format: str | None = None
+
+
+class Asked(NamedTuple):
+    """What a row asks.
+
+    Attributes:
+        question: The question alone.
+        prompt: The text of the user turn.
+        answers: Gold answers, the best first.
+        group: Question type.
+        row: What the scorer reads beside them.
+    """
+
+    question: str
+    prompt: str
+    answers: tuple[str, ...]
+    group: str
+    row: Mapping[str, Any]
 
 
 class Table(Task):
@@ -320,13 +338,35 @@ class Table(Task):
 
     def _sample(self, split: str, raw: Raw, row: int) -> Sample:
         place = raw.place(row)
+        asked = self._asked(raw, row, place)
+        if metrics.get(self.metric).needs_gold and not any(a.strip() for a in asked.answers):
+            raise StudyError(
+                f"{place}: no answer; add one, choose a split with answers, or set "
+                "task.metric = 'fidelity', which needs none"
+            )
+        name = self._image_id(raw, row)
+        pictures = [image.picture(name) for image in self._image_cells(raw, row)]
+        return Sample(
+            id=self._id(split, raw, row),
+            image_id=pictures[0].id,
+            question=asked.question,
+            prompt=asked.prompt,
+            answers=asked.answers,
+            group=asked.group,
+            load=pictures[0].load,
+            image_version=pictures[0].version,
+            more=tuple(pictures[1:]),
+            row=MappingProxyType(asked.row),
+        )
+
+    def _asked(self, raw: Raw, row: int, place: str) -> Asked:
+        """Read what is asked in a row, and the answers."""
         own = raw.cells(row)
         cells = self._picked(
             {role: own[c] for role, c in self._columns(raw).items() if c in own}, place
         )
         question = self._transform(cells_.text_of(cells.get("question"), place, "question"))
         choices: tuple[str, ...] = ()
-        answers: tuple[str, ...]
         if "choices" in cells:
             choices = cells_.choices_of(cells["choices"], place)
         given = cells.get("answers")
@@ -334,31 +374,14 @@ class Table(Task):
             answers = cells_.gold_letter(given, choices, place)
         else:
             answers = cells_.answers_of(given, place)
-        if metrics.get(self._options.metric).needs_gold and not any(a.strip() for a in answers):
-            raise StudyError(
-                f"{place}: no answer; add one, choose a split with answers, or set "
-                "task.metric = 'fidelity', which needs none"
-            )
         if answers or choices:
             cells_.check_answers(self._scorer, answers, choices, place)
-        name = self._image_id(raw, row)
-        pictures = [image.picture(name) for image in self._image_cells(raw, row)]
         ending = cells.get("answer_format")
-        return Sample(
-            id=self._id(split, raw, row),
-            image_id=pictures[0].id,
-            question=question,
-            prompt=self._prompt(
-                cells_.with_choices(question, choices),
-                None if ending is None else str(ending),
-            ),
-            answers=answers,
-            group=str(cells.get("group", "all")),
-            load=pictures[0].load,
-            image_version=pictures[0].version,
-            more=tuple(pictures[1:]),
-            row=MappingProxyType({"choices": choices} if choices else {}),
+        prompt = self._prompt(
+            cells_.with_choices(question, choices), None if ending is None else str(ending)
         )
+        row_of = {"choices": choices} if choices else {}
+        return Asked(question, prompt, answers, str(cells.get("group", "all")), row_of)
 
     def _transform(self, question: str) -> str:
         return question

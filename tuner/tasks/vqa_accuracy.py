@@ -8,6 +8,7 @@ code and its description differ, the code's behaviour is kept, so that scores co
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 
 _ENOUGH = 3  # annotators whose agreement counts as certain
@@ -57,24 +58,26 @@ def _contractions() -> dict[str, str]:
 _CONTRACTIONS = _contractions()
 
 
-def vqa_normalized(answer: str) -> str:
+def vqa_normalized(answer: str, *, tokenize: bool = True) -> str:
     """Normalise an answer as the challenge does.
 
     Args:
         answer: An answer of a model or of an annotator.
+        tokenize: Whether to drop commas and question marks and to split off "'s" first, as is
+            done for TextVQA and VizWiz and not for VQAv2.
 
     Returns:
         Lower case; without articles and most punctuation; number words up to ten as digits;
         contractions with their apostrophes.
     """
-    text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = _tokenized(answer) if tokenize else answer
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words = _without_punctuation(text).lower().split()
     digits = [_NUMBERS.get(word, word) for word in words]
     return " ".join(_CONTRACTIONS.get(word, word) for word in digits if word not in _ARTICLES)
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+def vqa_accuracy(prediction: str, answers: Sequence[str], *, tokenize: bool = True) -> float:
     """Score an answer against those of the annotators.
 
     The mean, over every choice of all annotators but one, of ``min(1, n / 3)``, where ``n`` of
@@ -83,16 +86,21 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     Args:
         prediction: The model's answer.
         answers: What each annotator answered, repetitions included.
+        tokenize: As for ``vqa_normalized``.
 
     Returns:
         From 0 to 1; 0 without answers.
     """
     if not answers:
         return 0.0
-    given = vqa_normalized(prediction)
-    agree = [vqa_normalized(answer) == given for answer in answers]
+    given = vqa_normalized(prediction, tokenize=tokenize)
+    agree = [vqa_normalized(answer, tokenize=tokenize) == given for answer in answers]
     total = sum(agree)
-    return sum(min(1.0, (total - own) / _ENOUGH) for own in agree) / len(answers)
+    return statistics.mean(min(1.0, (total - own) / _ENOUGH) for own in agree)
+
+
+def _tokenized(answer: str) -> str:
+    return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 
 def _without_punctuation(text: str) -> str:

@@ -284,7 +284,7 @@ def test_an_image_in_two_splits_is_an_error(study):
         (
             'name = "hub-vqa"',
             'name = "nano-scenes"',
-            "'dataset' is a key of the task 'hub-vqa', not",
+            "'dataset' is a key of the task 'gqa' and 'hub-vqa' and .*, not of 'nano-scenes'",
         ),
     ],
 )
