@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,13 +13,16 @@ from resprune.errors import ConfigError
 from resprune.files.atomic import written_beside
 
 MAX_FILE_BYTES = 16 * 2**20  # a config is a few kB; refuse to parse something else
+MAX_DEPTH = 64  # far below what recursion bears, here and where the data goes
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
     """Read a JSON file that may come from anyone.
 
     A byte-order mark is accepted, since some editors add one. ``NaN`` and ``Infinity``
-    (which are not JSON) and repeated keys (of which all but one would be lost) are not.
+    (which are not JSON), numbers too large for a float, and repeated keys (of which all but one
+    would be lost) are not, nor is what nests more than ``MAX_DEPTH`` deep.
 
     Args:
         path: The file.
@@ -42,16 +47,21 @@ def read_json(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
         raise ConfigError(
             f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8 or write it again"
         ) from error
+    if _too_deep(text):
+        raise ConfigError(f"{path}: nested too deeply; this is another kind of file")
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique_keys,
+        )
     except json.JSONDecodeError as error:
         torn = "it ends too early" if error.pos >= len(text.rstrip()) else error.msg
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({torn}); "
             "mend it or write it again"
         ) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply; this is another kind of file") from error
     except ValueError as error:  # ours below, or an integer of thousands of digits
         raise ConfigError(f"{path}: {error}") from error
 
@@ -79,6 +89,26 @@ def write_json_files(files: dict[Path, Any]) -> None:
             beside = stack.enter_context(written_beside(path))
             text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
             beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _too_deep(text: str) -> bool:
+    """Say whether brackets outside of strings nest more than ``MAX_DEPTH`` deep."""
+    depth = 0
+    for token in _BRACKETS.finditer(text):
+        if token[0] in ("[", "{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif token[0] in ("]", "}"):
+            depth -= 1
+    return False
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number; write a finite one")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -32,7 +32,7 @@ from tuner.progress import Progress
 from tuner.results.compared import Compared, ComparedRow, Control
 from tuner.results.efficiency import Efficiency
 from tuner.results.schema import Comparison
-from tuner.results.statistics import Floats, Intervals
+from tuner.results.statistics import Floats, Intervals, relative
 from tuner.results.verdicts import Pair, judge
 from tuner.run import check_same, keep_study
 from tuner.scoring.split import Split
@@ -113,6 +113,7 @@ def compare(opened: OpenedStudy) -> Compared:
                 scores,
                 errors,
                 controls[budget][1],
+                whole,
             )
         ]
     with opened.stage("efficiency"):
@@ -193,6 +194,7 @@ def _table(
     scores: Mapping[Setting, Floats],
     errors: Mapping[Setting, str],
     wrong: Sequence[int],
+    whole: Floats,
 ) -> list[ComparedRow]:
     """Judge the methods of one table against the one that leads on the tune split."""
     split, every = opened.split("report"), opened.intervals("report")
@@ -222,6 +224,9 @@ def _table(
                 "notes": opened.notes(setting),
                 "tune_score": entry.tune_score,
                 "score": every.of(own[method]),
+                "relative": relative(every.of(own[method], whole), float(whole.mean()))
+                if opened.bench.metric.bounded
+                else None,
                 "best": method == best,
                 "versus_best": against.get(method),
                 "wrong": few.of(on_wrong[method]) if len(wrong) else None,

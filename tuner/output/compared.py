@@ -29,6 +29,7 @@ HEADS = (
     "left",
     "cost",
     "tuned",
+    "of all tokens",
     "against the best",
     "as published",
     "against the best",
@@ -37,12 +38,13 @@ HEADS = (
 )
 NOTE = (
     "Left: visual tokens of an image in the end; cost: those averaged over the language model's "
-    "layers. Best leads its table on the tune split; win, tie and loss are said of the paired "
-    "difference to it on the report split, of all methods of a table together (Holm, 95 %). A "
-    "difference to the best of several is not flattered by having been picked on these samples. "
-    "Each method was tuned with the same number of trials. Control wrong: samples that a method "
-    "which knows nothing of the prompt answers wrongly at the budget (downsample, or pool where "
-    "the tower's count is fixed). Intervals are 95 % t intervals over images."
+    "layers. Of all tokens: in percent of the unpruned model's score. Best leads its table on the "
+    "tune split; win, tie and loss are said of the paired difference to it on the report split, of "
+    "all methods of a table together (Holm, 95 %). A difference to the best of several is not "
+    "flattered by having been picked on these samples. Each method was tuned with the same number "
+    "of trials. Control wrong: samples that a method which knows nothing of the prompt answers "
+    "wrongly at the budget (downsample, or pool where the tower's count is fixed). Intervals are "
+    "95 % t intervals over images."
 )
 
 
@@ -71,11 +73,11 @@ def lines(found: Compared, rows: Sequence[ComparedRow]) -> list[list[str]]:
                 row.label,
                 "-" if row.tokens is None else str(row.tokens),
                 "-" if row.cost is None else f"{row.cost:.1f}",
-                *(
-                    cell
-                    for each in (row, other)
-                    for cell in (_score(scale, each), _verdict(scale, each))
-                ),
+                _score(scale, row),
+                _relative(row),
+                _verdict(scale, row),
+                _score(scale, other),
+                _verdict(scale, other),
                 "-"
                 if row.wrong is None
                 else f"{scale.number(row.wrong.mean)} {_wrong(scale, row)}",
@@ -179,7 +181,7 @@ def to_csv(found: Compared) -> str:
             "cost": row.cost,
             "tune_score": row.tune_score,
         }
-        for name in ("score", "versus_best", "wrong", "wrong_versus_best"):
+        for name in ("score", "relative", "versus_best", "wrong", "wrong_versus_best"):
             one = getattr(row, name)
             for part in ("mean", "low", "high"):
                 flat[f"{name}_{part}"] = None if one is None else getattr(one, part)
@@ -254,6 +256,11 @@ def _score(scale: Scale, row: ComparedRow) -> str:
     if row.score is None:
         return "-"
     return f"{scale.number(row.score.mean)} ({scale.range(row.score)})"
+
+
+def _relative(row: ComparedRow) -> str:
+    one = row.relative
+    return "-" if one is None else f"{one.mean:.1f} % ({one.low:.1f} to {one.high:.1f})"
 
 
 def _verdict(scale: Scale, row: ComparedRow) -> str:

@@ -25,7 +25,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
         ``budget``, ``tokens`` (a mean count; 0 where all are kept and the model does not say how
         many), ``cost`` (those averaged over the decoder layers), ``mean``, ``low``, ``high``,
         ``versus_unpruned`` and ``versus_strongest`` (Comparison or None), ``by_group``
-        (Interval by name), ``exported``, ``recommended``.
+        (Interval by name), ``measures`` (number by name), ``exported``, ``recommended``.
     """
     total = results.model.visual_tokens
     searched = searched_options(results)
@@ -54,6 +54,7 @@ def rows_frame(results: Results) -> pd.DataFrame:
             "versus_unpruned": row.versus_unpruned,
             "versus_strongest": row.versus_strongest,
             "by_group": row.by_group,
+            "measures": row.measures,
             "exported": exported,
             "recommended": exported and row.policy.budget == results.recommended,
             "place": (row.tokens is not None, -(row.tokens or 0), rank(row), order.index(row.kind)),

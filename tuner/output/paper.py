@@ -28,8 +28,6 @@ def show_paper(found: PaperTable, console: Console) -> None:
             table.add_row(*cells[: len(heads)])
         console.print(table, markup=False)
         console.print(_under(column), markup=False, highlight=False)
-    for name, reason in found.missing.items():
-        console.print(f"{name}: no task yet: {reason}", markup=False, highlight=False)
     console.print(preset.known, markup=False, highlight=False)
 
 

@@ -57,19 +57,11 @@ class Benchmark(StrictModel):
 
     Attributes:
         name: What it is called.
-        task: The ``[task]`` table of a study on it; None where there is no task for it yet.
-        missing: What is missing then.
+        task: The ``[task]`` table of a study on it.
     """
 
     name: str
-    task: dict[str, Any] | None = None
-    missing: str = ""
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Benchmark:
-        if (self.task is None) == (not self.missing):
-            raise ValueError(f"benchmark {self.name!r}: give task, or say in missing what it needs")
-        return self
+    task: dict[str, Any]
 
 
 class Preset(StrictModel):

@@ -12,8 +12,7 @@ from resprune.setting import Setting, unpruned
 from tuner.paper.preset import Benchmark, Model, Preset, Row, load_preset
 from tuner.progress import Progress
 from tuner.results.paper import Cell, Column, PaperTable
-from tuner.results.schema import Interval
-from tuner.results.statistics import Floats
+from tuner.results.statistics import Floats, relative
 from tuner.results.verdicts import Pair, judge
 from tuner.search.storage import only_one
 from tuner.stages.fits import own_positions
@@ -49,12 +48,9 @@ def fill_table(
         ResPruneError: An unknown preset, or weights or data that cannot be loaded.
     """
     preset = load_preset(name)
-    columns, missing = [], {}
+    columns = []
     for model in preset.models:
         for benchmark in _benchmarks(preset, model, nano):
-            if benchmark.task is None:
-                missing[benchmark.name] = benchmark.missing
-                continue
             study = _study(name, model, benchmark, nano, samples)
             run_dir = runs / study.study.name
             with only_one(run_dir), OpenedStudy(study, run_dir, progress) as opened:
@@ -65,7 +61,6 @@ def fill_table(
         title=preset.title,
         on="nano" if nano else "weights",
         columns=columns,
-        missing=missing,
     )
 
 
@@ -84,10 +79,9 @@ def _benchmarks(preset: Preset, model: Model, nano: bool) -> tuple[Benchmark, ..
 def _study(
     name: str, model: Model, benchmark: Benchmark, nano: bool, samples: int | None
 ) -> StudyConfig:
-    assert benchmark.task is not None
     task: dict[str, Any] = {**benchmark.task, "report": {**benchmark.task["report"]}}
     if samples is not None:
-        task["report"]["samples"] = min(samples, task["report"]["samples"])
+        task["report"]["samples"] = min(samples, task["report"].get("samples", samples))
     budgets = model.nano_budgets if nano else model.budgets
     own = model.nano if nano else model.id.split("/")[-1]
     backbone = {"model": model.nano if nano else model.id, "family": model.family}
@@ -140,7 +134,7 @@ def _column(opened: OpenedStudy, preset: Preset, benchmark: str) -> Column:
                     cost=opened.cost(setting),
                     notes=opened.notes(setting),
                     score=intervals.of(scores),
-                    relative=_relative(intervals.of(scores, whole), float(whole.mean())),
+                    relative=relative(intervals.of(scores, whole), float(whole.mean())),
                     versus_first=judged.get((b, r)),
                 )
             )
@@ -170,10 +164,3 @@ def setting_of(opened: OpenedStudy, row: Row, budget: Budget) -> Setting:
     except UnsupportedModelError as error:
         raise ResPruneError(str(error)) from None
     return setting
-
-
-def _relative(difference: Interval, whole: float) -> Interval | None:
-    if whole <= 0:
-        return None
-    share = {key: 100 * (1 + value / whole) for key, value in difference.model_dump().items()}
-    return Interval(**share)

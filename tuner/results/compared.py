@@ -37,6 +37,8 @@ class ComparedRow(_Row):
         notes: What differs from how it was published.
         tune_score: Mean score on the tune split.
         score: Score on the report split.
+        relative: That in percent of the unpruned model's; None where it scores 0, or the metric
+            has no zero.
         best: Whether it is the one of its table that leads on the tune split.
         versus_best: Minus the score of that one.
         wrong: Score on the samples that the control gets wrong.
@@ -55,6 +57,7 @@ class ComparedRow(_Row):
     notes: tuple[str, ...] = ()
     tune_score: float | None = None
     score: Interval | None = None
+    relative: Interval | None = None
     best: bool = False
     versus_best: Comparison | None = None
     wrong: Interval | None = None

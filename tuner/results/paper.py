@@ -70,7 +70,6 @@ class PaperTable(_Row):
         title: What it shows.
         on: ``nano``, or ``weights``.
         columns: What was run.
-        missing: Benchmarks that were not, each with the reason.
     """
 
     name: str
@@ -78,4 +77,3 @@ class PaperTable(_Row):
     title: str
     on: str
     columns: list[Column]
-    missing: dict[str, str]

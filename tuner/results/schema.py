@@ -90,6 +90,7 @@ class Row(_Row):
         versus_strongest: Minus that of the strongest baseline at the same budget, the one with the
             highest mean on the report split itself; of what was searched.
         by_group: Score by question type.
+        measures: What the task measures of all answers together, by its names, such as F1.
     """
 
     kind: RowKind
@@ -101,6 +102,7 @@ class Row(_Row):
     versus_unpruned: Comparison | None = None
     versus_strongest: Comparison | None = None
     by_group: dict[str, Interval] = Field(default_factory=dict)
+    measures: dict[str, float] = Field(default_factory=dict)
 
 
 class Curve(_Row):

@@ -5,6 +5,8 @@ Questions about one image share its luck, so an image counts as one draw, never 
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -228,3 +230,33 @@ def _differences(a: npt.ArrayLike, b: npt.ArrayLike | None, samples: int) -> Flo
     if not np.isfinite(difference).all():
         raise ResPruneError("paired comparison: a score is not finite; drop or repair that sample")
     return difference
+
+
+def relative(difference: Interval, whole: float) -> Interval | None:
+    """Return a score in percent of the unpruned one.
+
+    Args:
+        difference: The score minus the unpruned one, paired.
+        whole: Mean score of the unpruned model.
+
+    Returns:
+        The percentage; None where the unpruned model scores 0.
+    """
+    if whole <= 0:
+        return None
+    share = {key: 100 * (1 + value / whole) for key, value in difference.model_dump().items()}
+    return Interval(**share)
+
+
+def mean_of(each: Sequence[Interval]) -> Interval:
+    """Return the mean of independent means, such as those of several tasks.
+
+    Each side of its interval is the root of the sum of squares of theirs, over their number.
+
+    Args:
+        each: One or more.
+    """
+    mean = statistics.fmean(one.mean for one in each)
+    low = math.hypot(*(one.mean - one.low for one in each)) / len(each)
+    high = math.hypot(*(one.high - one.mean for one in each)) / len(each)
+    return Interval(mean=mean, low=mean - low, high=mean + high)

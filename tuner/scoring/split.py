@@ -36,7 +36,7 @@ from tuner.scoring.metrics import Kind
 from tuner.scoring.outcomes import Outcome
 from tuner.scoring.plans import Planner
 from tuner.scoring.prompts import Prompts
-from tuner.tasks import Picture, Sample
+from tuner.tasks import Picture, Sample, Task
 
 Floats = npt.NDArray[np.float64]
 
@@ -264,6 +264,26 @@ class Split:
     def answers(self, plans: Sequence[Sequence[Plan]]) -> list[list[str]]:
         """Answer every sample under each plan, greedily decoded; R lists of N texts."""
         return [[str(o.answer) for o in row] for row in self._outcomes(plans, "answer")]
+
+    def measures(self, setting: Setting, plans: Sequence[Plan] | None = None) -> dict[str, float]:
+        """Measure the answers under a setting together, as the task does.
+
+        Args:
+            setting: The setting.
+            plans: One plan a sample, where it was chosen by prompt.
+
+        Returns:
+            Measures by name; none where the metric reads no answers.
+        """
+        task = self._bench.task
+        if self._bench.metric.kind != "answer" or type(task).measures is Task.measures:
+            return {}
+        split = self
+        if plans is None and methods.get(setting.method).stage == "image":
+            split = self._downsampled(setting)
+            plans = split.unpruned()
+        answers = split.answers([split.plans([setting])[0] if plans is None else plans])[0]
+        return task.measures(answers, self.samples) if all(s.answers for s in self.samples) else {}
 
     def first_token_likelihoods(self, plans: Sequence[Sequence[Plan]]) -> Floats:
         """Return the log-likelihood of each gold answer's first token in nats, shape (R, N).

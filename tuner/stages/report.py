@@ -57,6 +57,7 @@ class _ByPrompt:
     """An adaptive policy on the report split: its scores, chosen arms and bounds."""
 
     policy: Adaptive
+    plans: Sequence[Plan]
     scores: Floats
     arms: list[int]
     outside: int
@@ -94,7 +95,7 @@ def report_split(
             scored.append(("adaptive", policy, scores))
             deployed = Panel("adaptive", [policy.arms[arm] for arm in arms.tolist()], plans)
             bounds = bounds_of(opened, fitted, budget, split.scores(policy.arms))
-            by_prompt[budget] = _ByPrompt(policy, scores, arms.tolist(), outside, bounds)
+            by_prompt[budget] = _ByPrompt(policy, plans, scores, arms.tolist(), outside, bounds)
         paper = opened.paper(budget)
         default = Panel("paper-default", [paper] * len(split), split.plans([paper])[0])
         # what is left inside the LLM is known only there
@@ -103,7 +104,15 @@ def report_split(
     for budget, each in by_prompt.items():
         pairs |= _adaptive_pairs(budget, each, best_fixed[budget], scored)
     judged = judge(pairs, opened.intervals("report"))
-    rows = rows_of(opened, scored, judged)
+    plans_of: dict[Setting | Adaptive, Sequence[Plan]] = {
+        each.policy: each.plans for each in by_prompt.values()
+    }
+    rows = [
+        row.model_copy(
+            update={"measures": split.measures(fixed(row.policy), plans_of.get(row.policy))}
+        )
+        for row in rows_of(opened, scored, judged)
+    ]
     adaptive = {
         budget: _adaptive_row(opened, fitted, budget, each, judged)
         for budget, each in by_prompt.items()

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from resprune.errors import StudyError, near_names
 from resprune.validation import explain
+from tuner.study.limits import MAX_BYTES, check_text, check_values
 from tuner.study.schema import StudyConfig, schema_for
 
 STUDY_FILE = "study.toml"
-MAX_STUDY_BYTES = 2**20
+_SHOWN = 300  # characters of a wrong name that a message repeats
 
 
 def study_names() -> list[str]:
@@ -38,12 +39,16 @@ def find_study(name_or_path: str) -> Path:
         StudyError: There is none; near names are suggested.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # too long a name, or one with a NUL
+        pass
     if name_or_path not in study_names():
+        name = name_or_path if len(name_or_path) <= _SHOWN else f"{name_or_path[:_SHOWN]}…"
         raise StudyError(
-            f"{name_or_path}: no such file, and no shipped study is called so. "
-            f"{near_names(name_or_path, study_names())}"
+            f"{name}: no such file, and no shipped study is called so. "
+            f"{near_names(name, study_names())}"
         )
     return Path(str(resources.files("studies") / f"{name_or_path}.toml"))
 
@@ -67,20 +72,29 @@ def load_study(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = N
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file that may come from anyone; a byte-order mark is accepted.
 
     Raises:
-        StudyError: Unreadable, or not TOML.
+        StudyError: Unreadable, not TOML, or beyond the limits of ``tuner.study.limits``.
     """
     try:
-        raw = path.read_bytes()
-        if len(raw) > MAX_STUDY_BYTES:
-            raise StudyError(f"{path}: larger than {MAX_STUDY_BYTES} bytes; not a study file")
-        return tomllib.loads(raw.decode("utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    if len(raw) > MAX_BYTES:
+        raise StudyError(f"{path}: larger than {MAX_BYTES:,} bytes; not a study file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise StudyError(f"{path}: not valid TOML, saved as UTF-8: {error}") from None
+    check_text(text, str(path))
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError, OverflowError) as error:  # not all are TOMLDecodeError
+        raise StudyError(f"{path}: not valid TOML, saved as UTF-8: {error}") from None
+    check_values(data, str(path))
+    return data
 
 
 def study_from_dict(

@@ -214,3 +214,14 @@ def test_the_files_hold_every_row_and_load_nothing(found: tuple[Compared, Path])
     said = console.file.getvalue()
     assert "fastv (scaled)" in said
     assert "cdpruner: out of memory\n" in said
+
+
+def test_scores_are_also_said_in_percent_of_the_unpruned(found: tuple[Compared, Path]) -> None:
+    whole = found[0].unpruned.mean
+    for row in found[0].rows:
+        if row.score is None:
+            assert row.relative is None
+        else:
+            assert row.relative is not None
+            assert row.relative.mean == pytest.approx(100 * row.score.mean / whole)
+            assert row.relative.low <= row.relative.mean <= row.relative.high

@@ -96,8 +96,8 @@ RULES = [
         ),
         (
             partial(mmbench.prompt, language="cn"),
-            {**MMBENCH, "hint": None, "D": "", "C": "fox\n"},
-            "Which? There are several options:\nA. cat\nB. dog\nC. fox\n"
+            {**MMBENCH, "hint": None, "D": "", "E": "elk\n"},
+            "Which? There are several options:\nA. cat\nB. dog\nC. fox\nE. elk\n"
             "\n请直接使用所提供的选项字母作为答案回答。",
         ),
     ],
@@ -164,7 +164,14 @@ def test_gold_answers_come_best_first(rule, row, answers):
         (mmbench, MMBENCH, "A dog is here", 1),  # an "A" among four words may be the article
         (mmbench, MMBENCH, "A or B", 0),  # both stand alone; of equal forms, the start is surest
         (mmbench, MMBENCH, "cat or dog", 0),  # two texts, no letter
-        (mmbench, MMBENCH, "banana", 0),  # holds "nan", the text of the missing D
+        (mmbench, MMBENCH, "dog, banana", 0),  # "nan", the text of the missing D, is named too
+        (mmbench, {**MMBENCH, "D": None}, "dog, banana", 1),
+        (mmbench, {**MMBENCH, "B": "Red Dog"}, "red dog", 1),
+        (mmbench, {**MMBENCH, "B": " dog"}, " dog", 0),  # stripped: the space is missing
+        (mmbench, MMBENCH, "(A), (B), (A), I think", 0),  # the last of equal forms
+        (mmbench, MMBENCH, "(A), (A), (B), I think", 1),
+        (mmbench, MMBENCH, "A: no, so I pick B for now", 1),  # a phrase is surer than a colon
+        (mmbench, {**MMBENCH, "E": "elk", "answer": "E"}, "elk", 0),  # not searched for
         (mmbench, MMBENCH, "", 0),
         (mmbench, MMBENCH, "我选B。", 1),  # a phrase before it
         (mmbench, {**MMBENCH, "answer": "E"}, "E", 1),

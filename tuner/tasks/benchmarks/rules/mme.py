@@ -1,9 +1,9 @@
 """MME: two yes-no questions an image, worth more where both are right.
 
 Source: lmms-eval 0.7.3, task ``mme``; the data set is that of Fu et al., arXiv 2306.13394. Kept
-quirks: after "yes", "no", "y" and "n", one of the words anywhere in the first four letters is an
-answer, "yes" before "no", so "none" and "another" are "no"; a category that is not one of
-perception counts as cognition; categories are summed, each of at most 200 points.
+quirks: besides "y" and "n", one of the words anywhere in the first four letters is an answer, so
+"none" and "another" are "no"; a category that is not one of perception counts as cognition;
+categories are summed, each of at most 200 points.
 """
 
 from __future__ import annotations
