@@ -37,6 +37,8 @@ from resprune.version import __version__
 
 CONFIG_FILE = "pruning_config.json"
 SCHEMA_VERSION = 2
+_MAX_BYTES = 2**21  # every wrong key or policy becomes an error object, a hundred times as large
+_MAX_POLICIES = 1000
 _NOT_OURS = (CONFIG_FILE, "config.json")
 _M = TypeVar("_M", bound=StrictModel)
 
@@ -97,7 +99,7 @@ class PruningConfig(StrictModel):
     nouns: NounOptions = NounOptions()
     untested: bool = False
     default: Budget
-    table: tuple[Policy, ...] = Field(strict=False)
+    table: tuple[Policy, ...] = Field(strict=False, max_length=_MAX_POLICIES)
     certificate: Certificate | None = None
 
     _predictor: AlphaPredictor | None = None
@@ -304,7 +306,8 @@ class PruningConfig(StrictModel):
                 return None
             return AlphaPredictor.from_dict(read_json(file), where=str(file))
 
-        return cls._read(read_json(path), predictor_at, str(path))
+        data = read_json(path, max_bytes=_MAX_BYTES)
+        return cls._read(data, predictor_at, str(path))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``pruning_config.json`` (and the predictor's file) into a folder.

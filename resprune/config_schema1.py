@@ -52,7 +52,7 @@ class Schema1(StrictModel):
     library_version: str = ""
     backbone: Any = None
     method: str = "resprune"
-    budgets: tuple[_Entry, ...] = Field(min_length=1, strict=False)
+    budgets: tuple[_Entry, ...] = Field(min_length=1, max_length=1000, strict=False)
     default_budget: _Budget
     pooling: Pooling = "max"
     normalization: Normalization = "minmax"

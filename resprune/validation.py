@@ -75,7 +75,12 @@ def key_path(place: Sequence[int | str]) -> str:
 
 def shown(value: object) -> str:
     """Return a value as a message repeats it: its repr, cut short."""
-    text = repr(value)
+    if isinstance(value, str | bytes):
+        value = value[:_SHOWN]
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested a thousand deep, or thousands of digits
+        text = f"a {type(value).__name__} too deep or too long to show"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 

@@ -43,8 +43,9 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
-            # the check below refuses with the size, before anything is decoded
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # the check below refuses with the size, before anything is decoded; what else is
+            # warned of (a damaged EXIF block, a palette) is nothing that a user can act on
+            warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
@@ -57,7 +58,7 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
         raise ResPruneError(
             f"{name}: not an image; give a file of one of the formats {', '.join(FORMATS)}"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ResPruneError(f"{name}: cannot be read as an image ({reason})") from error
 
@@ -93,7 +94,7 @@ class ImageFacts(NamedTuple):
 def image_facts(source: bytes) -> ImageFacts:
     """Read the header of an image file; call ``open_image`` first, which says what is wrong."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
             frames = getattr(image, "n_frames", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from resprune.files.atomic import written_beside
 
 MAX_FILE_BYTES = 16 * 2**20  # a config is a few kB; refuse to parse something else
 MAX_DEPTH = 64  # far below what recursion bears, here and where the data goes
+_MAX_DIGITS = 20  # sign and all, of 64 bits
+_SHOWN = 80
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -54,6 +57,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
             text,
             parse_constant=_refuse_constant,
             parse_float=_finite,
+            parse_int=_short,
             object_pairs_hook=_unique_keys,
         )
     except json.JSONDecodeError as error:
@@ -62,7 +66,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({torn}); "
             "mend it or write it again"
         ) from error
-    except ValueError as error:  # ours below, or an integer of thousands of digits
+    except ValueError as error:  # ours below
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -104,10 +108,16 @@ def _too_deep(text: str) -> bool:
     return False
 
 
+def _short(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text):,} digits; write one of at most 19")
+    return int(text)
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large a number; write a finite one")
+        raise ValueError(f"{text[:_SHOWN]} is too large a number; write a finite one")
     return value
 
 
@@ -118,7 +128,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {repeated!r} is given twice in one object; keep one")
+        times = Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in times.items() if count > 1)
+        raise ValueError(f"key {repeated[:_SHOWN]!r} is given twice in one object; keep one")
     return data

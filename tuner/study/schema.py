@@ -17,7 +17,7 @@ from resprune.options import ALPHA_MAX
 from resprune.setting import Setting
 from resprune.validation import StrictModel
 from tuner import tasks
-from tuner.paths import FolderName
+from tuner.paths import FolderName, NameBelow, PathName
 from tuner.scoring import metrics
 from tuner.search.objectives import KINDS, Certified, FixedBudget, Objective, Pareto
 from tuner.search.section import Listed, SearchSection
@@ -39,7 +39,7 @@ class SplitSpec(StrictModel):
             all. ``samples`` and ``offset`` count what is left.
     """
 
-    split: str = Field(min_length=1)
+    split: Annotated[NameBelow, Field(min_length=1)]
     samples: int | None = Field(default=None, ge=1)
     offset: int = Field(default=0, ge=0)
     questions_per_image: int | None = Field(default=None, ge=1)
@@ -106,12 +106,12 @@ class BackboneSection(StrictModel):
 
     model: Annotated[FolderName, Field(min_length=1)]
     family: str | None = None
-    revision: str | None = None
+    revision: NameBelow | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     batch_size: int = Field(default=32, ge=1)
-    text_model: str | None = Field(default=None, min_length=1)
+    text_model: Annotated[PathName, Field(min_length=1)] | None = None
 
     @field_validator("family")
     @classmethod
@@ -225,7 +225,7 @@ class StorageSection(StrictModel):
         runs: Folder of run folders, relative to where the command runs.
     """
 
-    runs: str = "runs"
+    runs: Annotated[PathName, Field(min_length=1)] = "runs"
 
 
 class StudyConfig(StrictModel):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from resprune.errors import StudyError, near_names
-from tuner.paths import FolderName
+from tuner.paths import FolderName, NameBelow
 from tuner.scoring import metrics
 from tuner.tasks.base import register
 from tuner.tasks.readers import Raw, dataset_rows, load_split
@@ -31,8 +31,8 @@ class DataOptions(TableOptions):
         stream: Read the first rows of a split alone, so many, without downloading the rest.
     """
 
-    config: str | None = None
-    revision: str | None = None
+    config: NameBelow | None = None
+    revision: NameBelow | None = None
     stream: int | None = Field(default=None, ge=1)
 
 

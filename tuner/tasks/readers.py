@@ -142,6 +142,7 @@ def _json_rows(path: Path) -> Iterator[_Line]:
 
 def _csv_rows(path: Path) -> Iterator[_Line]:
     csv.field_size_limit(min(_MAX_CELL, sys.maxsize))
+    problems = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = csv.reader(file, delimiter=delimiter, strict=True)
@@ -155,14 +156,17 @@ def _csv_rows(path: Path) -> Iterator[_Line]:
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) > len(header):
-                    raise StudyError(
+                    problems.append(
                         f"{place}: {len(row)} cells for {len(header)} columns; put quotes around a "
                         f"cell that holds {delimiter!r}"
                     )
+                    continue
                 cells = dict(zip(header, row, strict=False))
                 yield rows.line_num, place, {n: _cell(c) for n, c in cells.items() if c.strip()}
         except csv.Error as error:
-            raise StudyError(f"{path}: line {rows.line_num}: not valid CSV ({error})") from None
+            problems.append(f"{path}: line {rows.line_num}: not valid CSV ({error})")
+    if problems:
+        raise StudyError(all_of(problems, "lines"))
 
 
 def _cell(text: str) -> Any:
@@ -190,8 +194,18 @@ def dataset_rows(data: Any, where: str, images: Sequence[str]) -> Raw:
         own[column] = alone if encoded is None else alone.cast_column(column, encoded)
     text = data.select_columns([name for name in data.column_names if name not in images])
 
+    def read(rows: Any, i: int) -> Mapping[str, Any]:
+        try:
+            row: Mapping[str, Any] = rows[i]
+        except Exception as error:  # arrow's and datasets' errors have no class in common
+            said = (str(error).strip().splitlines() or [""])[0][:300]
+            raise StudyError(
+                f"{where}: row {i}: cannot be read ({type(error).__name__}: {said})"
+            ) from None
+        return row
+
     def cells(i: int) -> Mapping[str, Any]:
-        return {key: cell for key, cell in text[i].items() if cell is not None}
+        return {key: cell for key, cell in read(text, i).items() if cell is not None}
 
     return Raw(
         where,
@@ -200,7 +214,7 @@ def dataset_rows(data: Any, where: str, images: Sequence[str]) -> Raw:
         lambda i: f"{where}: row {i}",
         lambda i: i,
         cells,
-        lambda i, column: own[column][i][column],
+        lambda i, column: read(own[column], i)[column],
     )
 
 

@@ -21,6 +21,8 @@ from tuner.tasks.base import Picture
 from tuner.tasks.scorers import Scorer
 
 MAX_TEXT = 20_000
+_MAX_LABEL = 1000
+_MAX_IMAGE_BYTES = 2**29  # as many as the pixels that are opened take, uncompressed and twice
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Encoded:
         if self.folder is not None and isinstance(path, str) and path.strip():
             file = inside(self.folder, path, self.place)
             try:
+                if file.stat().st_size > _MAX_IMAGE_BYTES:
+                    raise StudyError(
+                        f"{self.place}: {file}: more than the {_MAX_IMAGE_BYTES:,} bytes that are "
+                        "read of an image; shrink it"
+                    )
                 return file.read_bytes(), f"{self.place}: {path}"
             except OSError as error:
                 raise StudyError(
@@ -97,6 +104,7 @@ def inside(folder: Path, name: str, place: str) -> Path:
         StudyError: None, or one outside the folder.
     """
     try:
+        name.encode("utf-8")  # a half character is in no message, nor in what is saved
         path = (folder / name).resolve()
         there = path.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, too long a name, a loop of links
@@ -124,6 +132,23 @@ def text_of(value: Any, place: str, column: str) -> str:
             f"{place}: {column!r} has {len(text):,} characters, more than the {MAX_TEXT:,} that "
             "are asked; shorten it"
         )
+    _check_characters(text, place, column)
+    return text
+
+
+def label_of(value: Any, place: str, column: str) -> str | None:
+    """Read a short name: of a row, an image, a group; a number is one too, nothing is None.
+
+    Raises:
+        StudyError: It is a list or a table, too long, or holds what is no text.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int | float):
+        raise StudyError(f"{place}: {column!r} is no text or number ({shown(value)})")
+    text = str(value)
+    if len(text) > _MAX_LABEL:
+        raise StudyError(f"{place}: {column!r} has {len(text):,} characters; shorten it")
     _check_characters(text, place, column)
     return text
 

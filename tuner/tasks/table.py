@@ -7,7 +7,7 @@ of the table.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,9 +19,9 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import AfterValidator, Field, field_validator
 
 from resprune.errors import StudyError
-from resprune.validation import StrictModel
+from resprune.validation import StrictModel, shown
 from tuner.pictures import PictureHash, edges_of, near_duplicates, picture_hash
-from tuner.problems import each
+from tuner.problems import all_of, each
 from tuner.scoring import metrics
 from tuner.tasks import rows as cells_
 from tuner.tasks import scorers
@@ -306,7 +306,7 @@ class Table(Task):
         """Return the name that a row gives its image, if it gives one."""
         column = self._columns(raw).get("image_id")
         given = None if column is None else raw.cells(row).get(column)
-        return None if given in (None, "") else str(given)
+        return cells_.label_of(given, raw.place(row), column or "image_id")
 
     def _image_ids(self, raw: Raw) -> list[str]:
         named = each(partial(self._named, raw), range(raw.total), "rows")
@@ -315,7 +315,9 @@ class Table(Task):
     def _id(self, split: str, raw: Raw, row: int) -> str:
         column = self._columns(raw).get("id")
         given = None if column is None else raw.cells(row).get(column)
-        return str(given) if given not in (None, "") else f"{split}-{raw.number(row)}"
+        return cells_.label_of(given, raw.place(row), column or "id") or (
+            f"{split}-{raw.number(row)}"
+        )
 
     def _samples(
         self, split: str, raw: Raw, groups: list[str] | None, places: list[int]
@@ -327,13 +329,17 @@ class Table(Task):
             if groups is None
             else [groups[i] for i in places]
         )
-        twice = [name for name, times in Counter(s.id for s in found).items() if times > 1]
+        rows_of = defaultdict(list)
+        for sample, row in zip(found, places, strict=True):
+            rows_of[sample.id].append(row)
+        twice = [
+            f"{raw.place(rows[1])}: id {shown(name)} is used twice, first in {raw.place(rows[0])}; "
+            "name ids that are unique within a split, or leave them out"
+            for name, rows in rows_of.items()
+            if len(rows) > 1
+        ]
         if twice:
-            raise StudyError(
-                f"{raw.where}: id {twice[0]!r} is used twice"
-                + (f" (and {len(twice) - 1} more are)" if len(twice) > 1 else "")
-                + "; name ids that are unique within a split, or leave them out"
-            )
+            raise StudyError(all_of(twice, "ids"))
         return [_of_image(s, image) for s, image in zip(found, images, strict=True)]
 
     def _sample(self, split: str, raw: Raw, row: int) -> Sample:
@@ -377,11 +383,12 @@ class Table(Task):
         if answers or choices:
             cells_.check_answers(self._scorer, answers, choices, place)
         ending = cells.get("answer_format")
-        prompt = self._prompt(
-            cells_.with_choices(question, choices), None if ending is None else str(ending)
-        )
+        if ending:
+            ending = cells_.text_of(ending, place, "answer_format")
+        prompt = self._prompt(cells_.with_choices(question, choices), ending)
+        group = cells_.label_of(cells.get("group"), place, "group") or "all"
         row_of = {"choices": choices} if choices else {}
-        return Asked(question, prompt, answers, str(cells.get("group", "all")), row_of)
+        return Asked(question, prompt, answers, group, row_of)
 
     def _transform(self, question: str) -> str:
         return question
