@@ -20,7 +20,6 @@ from resprune.config import PruningConfig
 from resprune.errors import ResPruneError
 from resprune.setting import Adaptive, Setting
 from tuner.doctor.schema import Activity, ImageTokens, TileTokens
-from tuner.efficiency.measure import ImagePrompt
 
 NEW_TOKENS = 8
 
@@ -44,17 +43,6 @@ class Call:
     rows_by_layer: tuple[int, ...]
     logits: torch.Tensor
     answer: str
-
-
-def processed(backbone: Backbone, prompt: ImagePrompt) -> dict[str, Any]:
-    """Run the processor on one prompt; what it gives, on the model's device."""
-    given = backbone.processor(images=[prompt.image], text=prompt.text, return_tensors="pt")
-    device, dtype = backbone.model.device, backbone.model.dtype
-    return {
-        name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
-        for name, value in given.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def examine(

@@ -14,7 +14,7 @@ from resprune.errors import ResPruneError, StudyError
 from resprune.version import __version__
 from studies import nano
 from studies.nano.example import QUESTION, example_image
-from tuner.doctor.active import examine, processed
+from tuner.doctor.active import examine
 from tuner.doctor.environment import look_around
 from tuner.doctor.schema import Activity, Diagnosis, Finding
 from tuner.doctor.speed import measure_speed
@@ -24,6 +24,7 @@ from tuner.efficiency.measure import ImagePrompt
 from tuner.efficiency.runs import default_settings
 from tuner.imagefile import open_image
 from tuner.predict import load_model
+from tuner.scoring.visual import processed
 
 BUDGET = 0.111
 """Without a config: the least share of the paper's budgets, 64 of 576 tokens."""
@@ -94,7 +95,7 @@ def diagnose(
 def look_at(patient: Patient, *, speed: bool = True) -> Activity:
     """Run the prompt with and without pruning, and measure the speed where pruning is active."""
     backbone, config, prompt = patient.backbone, patient.config, patient.prompt
-    inputs = processed(backbone, prompt)
+    inputs = processed(backbone, [[prompt.image]], [prompt.text])
     found = examine(
         backbone, config, inputs, model=patient.name, certificate=certificate_text(config)
     )

@@ -89,7 +89,7 @@ class LogLikelihood(Metric):
     """The log-likelihood of the gold answer."""
 
     name = "log_likelihood"
-    kind = "log_likelihood"
+    kind: ClassVar[Kind] = "log_likelihood"
     ends = (-math.inf, 0.0)
     meaning = "log-likelihood of the right answer, in nats; 0 is the best there is"
 
@@ -125,37 +125,20 @@ class Fidelity(Metric):
         return float(normalized(str(outcome.answer)) == normalized(str(reference)))
 
 
-class Divergence(Metric):
+class Divergence(LogLikelihood):
     """Minus the Kullback-Leibler divergence of what the pruned model expects from the unpruned.
 
     A mean over the tokens of the unpruned model's own answer and the end of it, in nats.
     """
 
     name = "kl"
-    kind = "divergence"
+    kind: ClassVar[Kind] = "divergence"
     needs_gold = False
     compares = True
-    ends = (-math.inf, 0.0)
     meaning = (
         "minus the KL divergence of the next token from the unpruned model's, a mean over the "
         "tokens of its answer, in nats; 0 is the best there is"
     )
-
-    def score(
-        self, outcome: Outcome, right: Callable[[str], float], reference: str | None
-    ) -> float:
-        """Read it."""
-        assert outcome.likelihood is not None
-        return outcome.likelihood
-
-    def floor(self, unpruned: float, lost: float) -> float:
-        """Divergences are compared in nats."""
-        return unpruned - lost
-
-    def losses(self, scores: Floats) -> Floats:
-        """The divergence, cut off."""
-        losses: Floats = -np.maximum(scores, LEAST_LOG_LIKELIHOOD)
-        return losses
 
 
 _METRICS: dict[str, Metric] = {

@@ -96,8 +96,9 @@ class TaskOptions(StrictModel):
 
     Attributes:
         name: A registered task (``resprune-tune ls tasks``).
-        metric: ``score`` (the task's own), ``log_likelihood`` of the gold answer, or ``fidelity``
-            (agreement with the unpruned model's own answers; needs no gold answers).
+        metric: ``score`` (the task's own), or ``log_likelihood`` of the gold answer; without gold
+            answers ``fidelity`` (agreement with the unpruned model's own answers) or ``kl``
+            (divergence from what it expects).
         max_new_tokens: Tokens to generate.
         answer_format: What is appended to every question; nothing where empty, the task's own where
             None.

@@ -20,7 +20,7 @@ from resprune.testing.tiny import tiny_tiled
 from studies import nano
 from tuner import cli
 from tuner.doctor import active, diagnose, environment, storage
-from tuner.doctor.active import NotAsRecorded, examine, processed
+from tuner.doctor.active import NotAsRecorded, examine
 from tuner.doctor.diagnose import Patient, look_at
 from tuner.doctor.schema import Diagnosis
 from tuner.doctor.speed import judge
@@ -28,6 +28,7 @@ from tuner.doctor.words import certificate_text, say_activity
 from tuner.efficiency.measure import ImagePrompt
 from tuner.output.doctor import show_diagnosis
 from tuner.predict import load_model
+from tuner.scoring.visual import processed
 
 CONFIG = PruningConfig.single(22, alpha=0.75, seed_strategy="cls_attention")
 
@@ -44,7 +45,7 @@ def llava():
 
 
 def seen(which, config=None):
-    inputs = processed(which.backbone, which.prompt)
+    inputs = processed(which.backbone, [[which.prompt.image]], [which.prompt.text])
     return examine(which.backbone, config or which.config, inputs, model=which.name)
 
 
@@ -65,7 +66,7 @@ def line(diagnosis, name):
 
 def test_an_active_config(llava):
     found = seen(llava)
-    inputs = processed(llava.backbone, llava.prompt)
+    inputs = processed(llava.backbone, [[llava.prompt.image]], [llava.prompt.text])
     text = int((inputs["input_ids"] != llava.backbone.image_token_id).sum())
     assert found.active
     assert found.why == ""
@@ -102,7 +103,7 @@ def test_an_attach_that_does_nothing_is_a_problem(llava, monkeypatch):
 def test_a_record_that_lies_is_a_problem(llava, monkeypatch):
     with attach(llava.backbone.model, llava.backbone.processor, CONFIG) as attachment:
         llava.backbone.model.generate(
-            **processed(llava.backbone, llava.prompt), max_new_tokens=1, do_sample=False
+            **processed(llava.backbone, [[llava.prompt.image]], [llava.prompt.text]), max_new_tokens=1, do_sample=False
         )
     monkeypatch.setattr(active, "attach", lambda *_, **__: contextlib.nullcontext(attachment))
     with pytest.raises(NotAsRecorded, match=r"22 image tokens .*, and 207 rows entered"):
@@ -187,7 +188,7 @@ def test_other_families(family, images):
     backbone = backbones.for_model(*tiny_tiled(family))
     prompt = ImagePrompt(images[0], backbone.chat_prompt("What is on the table?"))
     config = PruningConfig.single(3, alpha=0.5)
-    found = examine(backbone, config, processed(backbone, prompt), model=family)
+    found = examine(backbone, config, processed(backbone, [[prompt.image]], [prompt.text]), model=family)
     assert found.active
     assert found.family == family
     assert found.kept == 3 * len(found.images)
