@@ -103,7 +103,9 @@ def test_an_attach_that_does_nothing_is_a_problem(llava, monkeypatch):
 def test_a_record_that_lies_is_a_problem(llava, monkeypatch):
     with attach(llava.backbone.model, llava.backbone.processor, CONFIG) as attachment:
         llava.backbone.model.generate(
-            **processed(llava.backbone, [[llava.prompt.image]], [llava.prompt.text]), max_new_tokens=1, do_sample=False
+            **processed(llava.backbone, [[llava.prompt.image]], [llava.prompt.text]),
+            max_new_tokens=1,
+            do_sample=False,
         )
     monkeypatch.setattr(active, "attach", lambda *_, **__: contextlib.nullcontext(attachment))
     with pytest.raises(NotAsRecorded, match=r"22 image tokens .*, and 207 rows entered"):
@@ -188,7 +190,9 @@ def test_other_families(family, images):
     backbone = backbones.for_model(*tiny_tiled(family))
     prompt = ImagePrompt(images[0], backbone.chat_prompt("What is on the table?"))
     config = PruningConfig.single(3, alpha=0.5)
-    found = examine(backbone, config, processed(backbone, [[prompt.image]], [prompt.text]), model=family)
+    found = examine(
+        backbone, config, processed(backbone, [[prompt.image]], [prompt.text]), model=family
+    )
     assert found.active
     assert found.family == family
     assert found.kept == 3 * len(found.images)
