@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,11 @@ from resprune.errors import StudyError
 from resprune.files import write_text
 from resprune.validation import explain
 from tuner import certificate, tasks
-from tuner.problems import all_of
 from tuner.scoring.model import load_backbone
 from tuner.study import BackboneSection, StudyConfig, dump_study, study_from_dict
-from tuner.tasks.divide import SHARES
+from tuner.tasks.divide import SHARES, divided
 
-BUDGETS = ({"ratio": 0.75}, {"ratio": 0.5}, {"ratio": 0.33}, {"ratio": 0.22}, {"ratio": 0.11})
+SHARES_KEPT = (0.75, 0.5, 0.33, 0.22, 0.11)
 _TRIALS = 40
 _MOST = {"tune": 300, "certify": 1000, "report": 500}  # questions, what a study of a day bears
 _UNCERTIFIED = {"tune": 0.5, "report": 0.5}
@@ -83,11 +82,12 @@ def study_from_logs(logs: Logs, overrides: Mapping[str, Mapping[str, Any]]) -> S
     """
     section = BackboneSection(model=_local(logs.model))
     backbone = load_backbone(section, weights=False)
-    images = _images(logs, SHARES)
+    different = _images(logs)
+    images = _by_part(different, SHARES, logs.seed)
     needed = certificate.images_to_prove(logs.claim, "exact", improves=False)
     certified = images["certify"] >= needed
     shares = SHARES if certified else _UNCERTIFIED
-    counts = images if certified else _images(logs, shares)
+    counts = _by_part(different, shares, logs.seed)
     objective: dict[str, Any] = {"kind": "pareto", "tolerance": logs.claim.loss}
     if certified:
         objective = {"kind": "certified", "test": "auto", **logs.claim.model_dump()}
@@ -116,7 +116,7 @@ def study_from_logs(logs: Logs, overrides: Mapping[str, Mapping[str, Any]]) -> S
         "search": {
             "method": ("resprune", "l2_norm"),
             "seed_strategy": (*attention, "l2_norm", "relevance"),
-            "budget": BUDGETS,
+            "budget": tuple(_budget(share, backbone.visual_tokens) for share in SHARES_KEPT),
         },
     }
     return study_from_dict(data, where="the study of --images and --questions", overrides=overrides)
@@ -145,6 +145,11 @@ def keep(study: StudyConfig, folder: Path) -> Path:
     return path
 
 
+def _budget(share: float, total: int | None) -> float | int:
+    """Keep a share of each image; where all have the same T, the count that it is."""
+    return share if total is None else max(1, round(share * total))
+
+
 def _task(logs: Logs) -> dict[str, Any]:
     return {
         "name": "table",
@@ -156,27 +161,23 @@ def _task(logs: Logs) -> dict[str, Any]:
     }
 
 
-def _images(logs: Logs, shares: Mapping[str, float]) -> dict[str, int]:
-    """Count the images of each part; reading them says what is wrong with any."""
+def _images(logs: Logs) -> list[str]:
+    """Return the images that differ; reading them says what is wrong with any."""
     options = {key: value for key, value in _task(logs).items() if value is not None}
     del options["name"]
-    task = tasks.get("table", **options, divide={"shares": dict(shares), "seed": logs.seed})
-    found, problems = {}, []
-    for part in shares:
-        try:
-            samples = task.samples(part, None)
-        except StudyError as error:
-            problems.append(str(error))
-            continue
-        found[part] = len(Counter(sample.image_id for sample in samples))
-    if problems:
-        raise StudyError(all_of(list(dict.fromkeys(problems)), "parts"))
-    if sum(found.values()) < _LEAST_IMAGES:
+    task = tasks.get("table", **options, divide={"shares": {"whole": 1.0}, "seed": logs.seed})
+    found = sorted({sample.image_id for sample in task.samples("whole", None)})
+    if len(found) < _LEAST_IMAGES:
         raise StudyError(
-            f"{logs.questions}: {sum(found.values())} images that differ; a study needs "
+            f"{logs.questions}: {len(found)} images that differ; a study needs "
             f"{_LEAST_IMAGES} at the least, one to tune on and one to report on"
         )
     return found
+
+
+def _by_part(images: Sequence[str], shares: Mapping[str, float], seed: int) -> Counter[str]:
+    """Count the images that the task will give each part."""
+    return Counter(divided(images, shares, seed))
 
 
 def _note(claim: Claim, images: Mapping[str, int], needed: int) -> str:

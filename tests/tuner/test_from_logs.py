@@ -128,6 +128,8 @@ def test_seed_strategies_and_budgets_are_those_of_the_model(photos):
     assert tried["nano-llava"][0] == "cls_attention"
     assert tried["nano-qwen2.5-vl"][0] != "cls_attention"
     assert studies["nano-llava"].study.trials == 7
+    kept = [str(budget) for budget in studies["nano-llava"].budgets()]
+    assert kept == ["147", "98", "65", "43", "22"]  # of 196 for every image
 
 
 @pytest.mark.parametrize(

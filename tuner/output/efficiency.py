@@ -108,7 +108,7 @@ def pays_text(found: Efficiency, row: Measured) -> str:
         parts.append(f"an image would have to have about {limits.visual_tokens:,} visual tokens")
     if limits.parameters is not None:
         parts.append(
-            f"the language model about {_short(limits.parameters)} parameters in its layers (here "
+            f"the language model {'' if parts else 'would have to have '}about {_short(limits.parameters)} parameters in its layers (here "
             f"{_short(found.parameters)})"
         )
     if not parts:

@@ -47,11 +47,13 @@ def attached(backbone, sample, setting, new_tokens=3):
     return text.strip(), output.logits[0][0].double().log_softmax(-1), kept
 
 
-@pytest.fixture(scope="module", params=["llava", "tiled", "qwen"])
+@pytest.fixture(
+    scope="module", params=["llava", "llava_next", "llava_onevision", "idefics3", "qwen"]
+)
 def family(request, nano_llava):
     if request.param == "llava":
         return nano_llava
-    made = tiny_qwen("qwen2_5_vl") if request.param == "qwen" else tiny_tiled("llava_next")
+    made = tiny_qwen("qwen2_5_vl") if request.param == "qwen" else tiny_tiled(request.param)
     return backbones.for_model(made[0].eval(), made[1])
 
 
