@@ -51,6 +51,8 @@ def study_of_logs(
         name=options.name,
         answer_format=options.answer_format or "",
     )
+    if not quiet:
+        console(stderr=True).print(f"Reading {options.questions} and its images", markup=False)
     config = study_from_logs(logs, merged(study, splits, tables))
     path = keep(config, runs if runs is not None else Path(config.storage.runs))
     if not quiet:

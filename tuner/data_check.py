@@ -183,8 +183,8 @@ def check_data(
     )
     if found.problems or images is None:
         return found
-    drawn, more = parts(), []
     try:
+        drawn = parts()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             check_names(drawn)

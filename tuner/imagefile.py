@@ -97,7 +97,10 @@ def image_facts(source: bytes) -> ImageFacts:
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-            frames = getattr(image, "n_frames", 1)
+            try:
+                frames = getattr(image, "n_frames", 1)
+            except Exception:  # a damaged frame after the first, which alone is taken
+                frames = 1
             return ImageFacts(image.size, image.mode, str(image.format), frames, turned)
 
 

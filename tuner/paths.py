@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
-
 _MAX_PART, _MAX_PATH = 255, 4000  # bytes that file systems take
 
 

@@ -8,6 +8,7 @@ import pytest
 from resprune import PruningConfig
 from resprune.certificate import Claim
 from resprune.errors import ResPruneError, StudyError
+from studies.nano import model_dir
 from studies.nano.scenes import generate_scene
 from tests.tuner.test_cli import call
 from tuner import certificate
@@ -128,6 +129,8 @@ def test_seed_strategies_and_budgets_are_those_of_the_model(photos):
     assert tried["nano-llava"][0] == "cls_attention"
     assert tried["nano-qwen2.5-vl"][0] != "cls_attention"
     assert studies["nano-llava"].study.trials == 7
+    folder = Logs(str(model_dir("nano-llava")), photos, ask(photos, 24), Claim(loss=0.4))
+    assert study_from_logs(folder, {}).search == studies["nano-llava"].search
     kept = [str(budget) for budget in studies["nano-llava"].budgets()]
     assert kept == ["147", "98", "65", "43", "22"]  # of 196 for every image
 

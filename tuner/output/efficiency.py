@@ -107,9 +107,10 @@ def pays_text(found: Efficiency, row: Measured) -> str:
     if limits.visual_tokens is not None:
         parts.append(f"an image would have to have about {limits.visual_tokens:,} visual tokens")
     if limits.parameters is not None:
+        would = "" if parts else "would have to have "
         parts.append(
-            f"the language model {'' if parts else 'would have to have '}about {_short(limits.parameters)} parameters in its layers (here "
-            f"{_short(found.parameters)})"
+            f"the language model {would}about {_short(limits.parameters)} parameters in its layers "
+            f"(here {_short(found.parameters)})"
         )
     if not parts:
         return (

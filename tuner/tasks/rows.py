@@ -91,10 +91,21 @@ class Encoded:
             return None
         return str(inside(self.folder, value, self.place).relative_to(self.folder))
 
-    def picture(self, name: str | None) -> Picture:
-        """Return the picture, named by where it lies or by its digest where no name is given."""
-        digest = self.digest()
-        return Picture(name or self.path() or digest, partial(Encoded.open, self), digest)
+    def picture(self, name: str | None, digests: dict[str, str]) -> Picture:
+        """Return the picture, named by where it lies or by its digest where no name is given.
+
+        Args:
+            name: Its name.
+            digests: Digests of named pictures by now, which are not read again; added to.
+        """
+        known = name or self.path()
+        if known is None:
+            known = digest = self.digest()
+        elif known in digests:
+            digest = digests[known]
+        else:
+            digest = digests[known] = self.digest()
+        return Picture(known, partial(Encoded.open, self), digest)
 
 
 def inside(folder: Path, name: str, place: str) -> Path:
@@ -108,7 +119,8 @@ def inside(folder: Path, name: str, place: str) -> Path:
         path = (folder / name).resolve()
         there = path.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, too long a name, a loop of links
-        raise StudyError(f"{place}: image {shown(name)} is no file's name ({error})") from None
+        said = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+        raise StudyError(f"{place}: image {shown(name)} is no file's name ({said})") from None
     if not path.is_relative_to(folder):
         raise StudyError(
             f"{place}: image {shown(name)} is outside {folder}; copy it into the folder"

@@ -96,7 +96,7 @@ def choice(prediction: str, sample: Sample) -> float:
     A letter counts at the beginning ('B', '(b)', 'B. a cat'), or after 'answer is' and the like.
     """
     choices = sample.row.get("choices", ())
-    return float(chosen(prediction, choices) == sample.answers[0])
+    return float(chosen(prediction, choices) in sample.answers[:1])
 
 
 def chosen(prediction: str, choices: Sequence[str]) -> str | None:
@@ -114,13 +114,13 @@ def chosen(prediction: str, choices: Sequence[str]) -> str | None:
 
 def yes_no(prediction: str, sample: Sample) -> float:
     """Score 1 where its first word is the answer's: yes or no."""
-    return float(_first_word(prediction) == _first_word(sample.answers[0]))
+    return float(_first_word(prediction) in map(_first_word, sample.answers[:1]))
 
 
 def yes_no_measures(predictions: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
     """Measure precision, recall and F1 of 'yes', and how often it is said (Li et al., POPE)."""
     said = [_first_word(text) == "yes" for text in predictions]
-    gold = [_first_word(sample.answers[0]) == "yes" for sample in samples]
+    gold = ["yes" in map(_first_word, sample.answers[:1]) for sample in samples]
     right = sum(s and g for s, g in zip(said, gold, strict=True))
     precision, recall = _share(right, sum(said)), _share(right, sum(gold))
     return {

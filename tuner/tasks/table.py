@@ -249,9 +249,10 @@ class Table(Task):
         raw = self._table(split)
         self._columns(raw)
         found, problems = [], []
+        digests: dict[str, str] = {}
         for row in range(raw.total):
             try:
-                found.append((self._sample(split, raw, row), self._image_cells(raw, row)))
+                found.append((self._sample(split, raw, digests, row), self._image_cells(raw, row)))
             except StudyError as error:
                 problems.append(str(error))
         return found, problems
@@ -267,6 +268,12 @@ class Table(Task):
             self._parts = groups, divided(groups, divide.shares, divide.seed)
         groups, parts = self._parts
         rows = [i for i, part in enumerate(parts) if part == split]
+        if not rows:
+            raise StudyError(
+                f"{raw.where}: part {split!r} would be empty: the table has {len(set(groups))} "
+                f"images that differ, for {len(divide.shares)} parts; add images, or leave the "
+                "part out of task.divide.shares"
+            )
         return raw.take(rows, f"{raw.where}, part {split}"), [groups[i] for i in rows]
 
     def _table(self, split: str) -> Raw:
@@ -323,7 +330,7 @@ class Table(Task):
         self, split: str, raw: Raw, groups: list[str] | None, places: list[int]
     ) -> list[Sample]:
         self._columns(raw)  # which are missing, once and not by row
-        found = each(partial(self._sample, split, raw), places, "rows")
+        found = each(partial(self._sample, split, raw, {}), places, "rows")
         images = (
             connected([[p.id for p in sample.pictures] for sample in found], [])
             if groups is None
@@ -342,7 +349,7 @@ class Table(Task):
             raise StudyError(all_of(twice, "ids"))
         return [_of_image(s, image) for s, image in zip(found, images, strict=True)]
 
-    def _sample(self, split: str, raw: Raw, row: int) -> Sample:
+    def _sample(self, split: str, raw: Raw, digests: dict[str, str], row: int) -> Sample:
         place = raw.place(row)
         asked = self._asked(raw, row, place)
         if metrics.get(self.metric).needs_gold and not any(a.strip() for a in asked.answers):
@@ -351,7 +358,7 @@ class Table(Task):
                 "task.metric = 'fidelity', which needs none"
             )
         name = self._image_id(raw, row)
-        pictures = [image.picture(name) for image in self._image_cells(raw, row)]
+        pictures = [image.picture(name, digests) for image in self._image_cells(raw, row)]
         return Sample(
             id=self._id(split, raw, row),
             image_id=pictures[0].id,

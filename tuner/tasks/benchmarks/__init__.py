@@ -7,6 +7,7 @@ folder in place of the hub is `dataset = "FOLDER"`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from resprune.errors import StudyError
 from tuner.paths import FolderName
+from tuner.tasks import rows as cells_
 from tuner.tasks.base import Sample, register
 from tuner.tasks.benchmarks.rules import (
     gqa,
@@ -65,6 +67,7 @@ class Benchmark(Dataset):
         rules: Its prompts and scores.
         reads: Columns that the rules read.
         optional: Those of them that may be missing.
+        numbers: Those of them that are whole numbers.
         columns: Which columns hold ids and the group.
     """
 
@@ -75,6 +78,7 @@ class Benchmark(Dataset):
     rules: ClassVar[ModuleType]
     reads: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[tuple[str, ...]] = ()
     columns: Columns = Columns()
     one_word: ClassVar[bool] = True
 
@@ -122,19 +126,29 @@ class Benchmark(Dataset):
     def _asked(self, raw: Raw, row: int, place: str) -> Asked:
         own = raw.cells(row)
         cells: dict[str, Any] = {name: own.get(name) for name in self.reads}
+        group = self.columns.group or ""
         try:
-            return Asked(
+            for name in self.numbers:
+                operator.index(cells[name])
+            asked = Asked(
                 self.rules.question(cells),
                 self._rendered(cells),
                 self.rules.answers(cells),
-                str(own.get(self.columns.group or "", "all")),
+                cells_.label_of(own.get(group), place, group) or "all",
                 cells,
             )
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            self.rules.score("", cells)
+        except StudyError:
+            raise
+        except Exception as error:  # a cell of another type, which the rules take as it comes
             raise StudyError(
                 f"{place}: no row of {self.name!r} ({type(error).__name__}: {error}); its columns "
                 f"{', '.join(self.reads)} must be as lmms-eval has them"
             ) from None
+        cells_.answers_of(asked.answers, place)  # that they are texts, which no rule checks
+        if asked.question:
+            cells_.text_of(asked.question, place, "question")
+        return asked
 
     def _rendered(self, cells: Mapping[str, Any]) -> str:
         return str(self.rules.prompt(cells))
@@ -199,6 +213,7 @@ class MMBench(Benchmark):
     rules: ClassVar[ModuleType] = mmbench
     reads = ("index", "question", "hint", "answer", *_OPTIONS)
     optional = ("hint", "C", "D", "E")
+    numbers = ("index",)
     columns = Columns(id="index", group="category")
     division = Divide(split="dev")
 
