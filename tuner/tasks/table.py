@@ -264,7 +264,7 @@ class Table(Task):
             return self._table(split), None
         raw = self._table(divide.split)
         if self._parts is None:
-            groups = self._groups(raw)
+            groups = self._groups(divide.split)
             self._parts = groups, divided(groups, divide.shares, divide.seed)
         groups, parts = self._parts
         rows = [i for i, part in enumerate(parts) if part == split]
@@ -284,24 +284,30 @@ class Table(Task):
             self._tables[split] = raw
         return self._tables[split]
 
-    def _groups(self, raw: Raw) -> list[str]:
-        """Return the group of each row: rows whose images are shared, or look alike."""
-        pictures = [self._named(raw, i) for i in range(raw.total)]
-        by_name = {name: image for row in pictures for name, image in row}
+    def _groups(self, split: str) -> list[str]:
+        """Return the group of each row: rows whose images are shared, or look alike.
 
-        def hashed(name: str) -> PictureHash:
-            return picture_hash(by_name[name].open())
-
-        names = list(by_name)
-        hashes = each(hashed, names, "images")
+        Raises:
+            StudyError: Rows or images that cannot be used; all of them are named.
+        """
+        rows, problems = self.sound(split)
+        pictures = {p.id: p for sample, _ in rows for p in sample.pictures}
+        hashes: dict[str, PictureHash] = {}
+        for name, picture in pictures.items():
+            try:
+                hashes[name] = picture_hash(picture.load())
+            except StudyError as error:
+                problems.append(str(error))
+        if problems:
+            raise StudyError(all_of(problems, "rows and images"))
         same: dict[str, list[str]] = {}
-        for name, found in zip(names, hashes, strict=True):
+        for name, found in hashes.items():
             same.setdefault(found.pixels, []).append(name)
         alike = [pair for members in same.values() for pair in pairwise(members)]
-        if 1 < len(names) <= _MOST_LOOKED_AT:
-            edges = edges_of(hashes)
+        if 1 < len(hashes) <= _MOST_LOOKED_AT:
+            names, edges = list(hashes), edges_of(list(hashes.values()))
             alike += [(names[i], names[j]) for i, j in near_duplicates(edges, edges) if i < j]
-        return connected([[name for name, _ in row] for row in pictures], alike)
+        return connected([[p.id for p in sample.pictures] for sample, _ in rows], alike)
 
     def _named(self, raw: Raw, row: int) -> list[tuple[str, Encoded]]:
         """Return the images of a row, each with its name."""

@@ -331,10 +331,13 @@ def test_images_that_cannot_be_opened_are_named_together(folder):
     photos = folder / "photos"
     (photos / "0.png").write_bytes(b"no image")
     (photos / "1.png").write_bytes((photos / "2.png").read_bytes()[:200])
+    bad = [*ROWS, {**ROWS[0], "question": ""}, {**ROWS[0], "image": "9.png"}]
     with pytest.raises(StudyError) as caught:
-        own(write(folder / "q.jsonl", ROWS), photos).samples("tune", None)
+        own(write(folder / "q.jsonl", bad), photos).samples("tune", None)
     text = str(caught.value)
-    assert "2 images cannot be used" in text
+    assert "4 rows and images cannot be used" in text
+    assert "line 13: 'question' is missing" in text
+    assert "line 14: image '9.png': no such file" in text
     assert "0.png: not an image" in text
     assert "1.png: cannot be read as an image" in text
 
