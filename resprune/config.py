@@ -11,9 +11,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
 from resprune import hub
 from resprune.alpha import AlphaPredictor
@@ -76,7 +76,7 @@ class NounOptions(StrictModel):
     pipeline: str | None = None
     version: str | None = None
     compounds: bool = False
-    stop_nouns: tuple[str, ...] = Field(default=(), strict=False)
+    stop_nouns: Annotated[tuple[str, ...], FailFast()] = Field(default=(), strict=False)
 
 
 class PruningConfig(StrictModel):
@@ -99,7 +99,7 @@ class PruningConfig(StrictModel):
     nouns: NounOptions = NounOptions()
     untested: bool = False
     default: Budget
-    table: tuple[Policy, ...] = Field(strict=False, max_length=_MAX_POLICIES)
+    table: Annotated[tuple[Policy, ...], FailFast()] = Field(strict=False, max_length=_MAX_POLICIES)
     certificate: Certificate | None = None
 
     _predictor: AlphaPredictor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, FailFast, Field, field_validator, model_validator
 
 from resprune import methods
 from resprune.alpha import AlphaPredictor
@@ -52,7 +52,9 @@ class Schema1(StrictModel):
     library_version: str = ""
     backbone: Any = None
     method: str = "resprune"
-    budgets: tuple[_Entry, ...] = Field(min_length=1, max_length=1000, strict=False)
+    budgets: Annotated[tuple[_Entry, ...], FailFast()] = Field(
+        min_length=1, max_length=1000, strict=False
+    )
     default_budget: _Budget
     pooling: Pooling = "max"
     normalization: Normalization = "minmax"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     BeforeValidator,
+    FailFast,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -20,6 +21,8 @@ from resprune.budget import Budget, BudgetLike, Energy, Ratio, read_budget
 from resprune.errors import ConfigError, near_names
 from resprune.options import Options, Positions, read_options, searchable, value_of, with_values
 from resprune.validation import StrictModel, explain
+
+_MAX_ARMS = 10_000
 
 
 def _read_own_options(data: Any) -> Any:
@@ -217,7 +220,9 @@ class Adaptive(StrictModel):
         predictor: Name of the JSON file beside the config that chooses.
     """
 
-    arms: tuple[Setting, ...] = Field(min_length=2, strict=False)
+    arms: Annotated[tuple[Setting, ...], FailFast()] = Field(
+        min_length=2, max_length=_MAX_ARMS, strict=False
+    )
     fallback: int = Field(ge=0)
     predictor: str = Field(default=PREDICTOR_FILE, pattern=r"^[A-Za-z0-9_][\w.-]*\.json$")
 

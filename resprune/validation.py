@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from resprune.errors import near_names
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
+_LISTED = 20  # wrong keys that a message lists
 
 
 class StrictModel(BaseModel):
@@ -22,33 +23,39 @@ class StrictModel(BaseModel):
 
 
 def explain(error: ValidationError, cls: type[BaseModel]) -> str:
-    """Say in one line what is wrong with the first wrong key.
+    """Say what is wrong with every wrong key.
 
     Args:
         error: What pydantic raised.
         cls: The model that it raised it for.
 
     Returns:
-        The key's path, the value, and what is allowed (near names where it is a name).
+        The key's path, the value, and what is allowed (near names where it is a name); of several
+        wrong keys the others below, a line each. Of what is wrong within one key of one table the
+        first is said, since one slip there often makes several errors.
     """
-    problems = error.errors(include_url=False)
-    problem = problems[0]
+    first: dict[tuple[int | str, ...], str] = {}
+    for problem in error.errors(include_url=False):
+        first.setdefault(problem["loc"][:2], _said(problem, cls))
+    texts = list(dict.fromkeys(first.values()))
+    rest = len(texts) - _LISTED
+    return "\n  ".join([*texts[:_LISTED], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+def _said(problem: Any, cls: type[BaseModel]) -> str:
     place = key_path(problem["loc"])
     kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden":
         name = str(problem["loc"][-1])
-        text = f"unknown key {place!r}. {near_names(name, _fields_at(cls, problem['loc']))}"
-    elif kind == "missing":
-        text = f"key {place!r} is missing"
-    elif kind == "literal_error":
+        return f"unknown key {place!r}. {near_names(name, _fields_at(cls, problem['loc']))}"
+    if kind == "missing":
+        return f"key {place!r} is missing"
+    if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        text = f"{place}: unknown value {shown(value)}. {near_names(str(value)[:_SHOWN], allowed)}"
-    elif kind == "value_error":
-        text = f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
-    else:
-        text = f"{place or 'the file'}: {problem['msg']}, not {shown(value)}"
-    more = len(problems) - 1
-    return f"{text} (and {more} more)" if more else text
+        return f"{place}: unknown value {shown(value)}. {near_names(str(value)[:_SHOWN], allowed)}"
+    if kind == "value_error":
+        return f"{place}: {problem['ctx']['error']}" if place else str(problem["ctx"]["error"])
+    return f"{place or 'the file'}: {problem['msg']}, not {shown(value)}"
 
 
 def without(data: Any, places: Sequence[tuple[int | str, ...]]) -> Any:

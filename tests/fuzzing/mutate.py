@@ -21,10 +21,10 @@ def nested(depth: int) -> Any:
 WEIRD: tuple[Any, ...] = (
     None, True, 0, -1, -0.0, 0.5, 1e308, 2**31, 2**63, 10**18, 10**30, 10**4000, math.nan, math.inf,
     "", " ", "\0", "a\0b", "\ud800", "x" * 3000, "x" * 30_000, "a/" * 2500, "/etc/passwd",
-    "../../x.png", "..", "C:\\x", "مرحبا بالعالم", "שלום", "日本語", "\u202eabc\u202c", "e\u0301", "1e400",
-    "(", "(a+)+$", "[1, 2]", "nan", [], {}, [[]], [None], [1, "a", None], {"a": {}}, {"": 1},
-    {"bytes": "x", "path": 3}, {"path": "../x", "bytes": None}, [{"answer": 3}], nested(20),
-    nested(900), {"answer": "a"}, ["a"] * 50, "A", "yes",
+    "../../x.png", "..", "C:\\x", "مرحبا بالعالم", "שלום", "日本語", "\u202eabc\u202c", "e\u0301",
+    "1e400", "(", "(a+)+$", "[1, 2]", "nan", [], {}, [[]], [None], [1, "a", None], {"a": {}},
+    {"": 1}, {"bytes": "x", "path": 3}, {"path": "../x", "bytes": None}, [{"answer": 3}],
+    nested(20), nested(300), {"answer": "a"}, ["a"] * 50, "A", "yes",
 )  # fmt: skip
 TEXTS = ("note", "q?", "a cat", "نعم", "ok 👍")
 
@@ -105,13 +105,18 @@ def raw(rng: random.Random, good: bytes) -> bytes:
 def json_text(rng: random.Random, good: Any) -> bytes:
     """Write JSON, now and then with a fault that is one of the text."""
     text = json.dumps(good, ensure_ascii=rng.random() < 0.7)
-    kind = rng.choice(("", "", "", "", "raw", "number", "deep", "twice", "bom", "utf-16", "swap"))
+    kind = rng.choice(
+        ("", "", "", "", "raw", "number", "deep", "many", "twice", "bom", "utf-16", "swap")
+    )
     if kind == "number":
         word = rng.choice(("1" * 5000, "1e999", "NaN", "-Infinity", "0x10", "1_0", "-0", "1" * 30))
         text = text.replace(": ", f": {word}, ", 1) if rng.random() < 0.2 else text.replace(
             rng.choice(("1", "0", "2")), word, 1)  # fmt: skip
     elif kind == "deep":
-        text = text.replace("}", f', "d": {"[" * (n := rng.choice((30, 300, 50_000)))}{"]" * n}}}', 1)
+        depth = rng.choice((30, 300, 900, 50_000))
+        text = text.replace("}", f', "d": {"[" * depth}{"]" * depth}}}', 1)
+    elif kind == "many":  # each a fault of its own
+        text = text.replace("[", "[" + rng.choice(("{},", "3,", '"x",', "[],")) * 20_000, 1)
     elif kind == "twice":
         text = text.replace("{", '{"a": 1, "a": 2, ', 1)
     elif kind == "swap":

@@ -299,7 +299,7 @@ def test_a_wrong_value_is_refused_by_place_and_value(case):
         PruningConfig.from_dict(changed(path, value), where="x/pruning_config.json")
     message = str(caught.value)
     assert message.startswith("x/pruning_config.json: ")
-    assert "\n" not in message
+    assert all(line.strip() for line in message.splitlines())  # a line a wrong key
     assert len(message) < 500
     for part in expected:
         assert part in message

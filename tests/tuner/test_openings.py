@@ -114,7 +114,7 @@ def damaged(text, kind):
         return ""
     if kind == "newer":
         return json.dumps({**data, "schema_version": 2})
-    wrong = {"choices": "xyz", "date": "today", "part": "tune", "range": {"split": "certify"}}
+    wrong = {"choices": "xyz", "date": "today", "part": "tune", "range": {"samples": 3}}
     return json.dumps({"openings": [{**opening, kind: wrong[kind]}]})
 
 

@@ -141,8 +141,8 @@ def test_a_task_has_its_own_keys_in_a_flat_table(data, tmp_path):
         study_from_dict(changed(data, "task.scorre", "x"))
     with pytest.raises(StudyError, match=r"unknown key 'task\.metrics'. Did you mean 'metric'"):
         study_from_dict(changed(data, "task.metrics", "x"))
-    with pytest.raises(StudyError, match="'config' is a key of the task 'hub-vqa', not of 'table'"):
-        study_from_dict(changed(data, "task.config", "vqa"))
+    with pytest.raises(StudyError, match="'columns' is a key of the task 'hub-vqa', not"):
+        study_from_dict(changed(data, "task.columns", "vqa"))
 
 
 def test_another_task_is_another_study(data):
@@ -198,3 +198,21 @@ def test_what_may_change_while_a_study_is_resumed(data):
     assert study_from_dict(changed(data, "task.report.samples", 99)).changed_since(study) == []
     other = study_from_dict(changed(data, "search.alpha", [0.0, 1.0]))
     assert other.changed_since(study) == ["search.options"]
+
+
+def test_every_wrong_key_is_named_at_once(data):
+    data["study"]["trials"] = -1
+    data["task"]["metrik"] = "score"
+    data["search"]["budget"] = ["x"]
+    del data["backbone"]["model"]
+    with pytest.raises(StudyError) as caught:
+        study_from_dict(data, where="s.toml")
+    text = str(caught.value)
+    for part in (
+        "study.trials: Input should be greater than or equal to 1, not -1",
+        "key 'backbone.model' is missing",
+        "unknown key 'task.metrik'. Did you mean 'metric'",
+        "search.budget",
+    ):
+        assert part in text, text
+    assert len(text.splitlines()) == 4
