@@ -29,6 +29,7 @@ from tuner.scoring.model import is_local, load_backbone
 from tuner.scoring.overlap import PictureHashes, check_names, check_pictures
 from tuner.scoring.prompts import Prompts
 from tuner.stages.claim import split_info
+from tuner.stages.opened import load_samples
 from tuner.study import StudyConfig
 from tuner.tasks import Sample
 from tuner.tasks.own import Own
@@ -320,8 +321,6 @@ def check_study_data(study: StudyConfig, told: Told | None = None) -> DataCheck:
     )
 
     def parts() -> Mapping[str, Sequence[Sample]]:
-        from tuner.stages.opened import load_samples
-
         return load_samples(study, task)
 
     return check_data(task, list(real), parts, study, told)
