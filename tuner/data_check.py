@@ -313,12 +313,7 @@ def check_study_data(study: StudyConfig, told: Told | None = None) -> DataCheck:
         raise StudyError(
             f"task.name: {study.task.name!r} reads no table; there is nothing to check"
         )
-    named = dict.fromkeys(spec.split for spec in study.task.splits().values())
-    division = task.division
-    shares = {} if division is None else division.shares
-    real = dict.fromkeys(
-        division.split if division is not None and name in shares else name for name in named
-    )
+    real = dict.fromkeys(task.home_of(spec.split) for spec in study.task.splits().values())
 
     def parts() -> Mapping[str, Sequence[Sample]]:
         return load_samples(study, task)

@@ -130,6 +130,14 @@ def test_a_study_is_checked_with_its_own_splits(folder, capsys, tmp_path):
         ("tune", 4),
         ("report", 4),
     ]
+    write(folder, list(map(row, range(12))))  # one file without splits, and no word of dividing
+    path.write_text(text.replace('split = "a"', 'split = "tune"').replace('"b"', '"report"'))
+    code, found = check(capsys, path)
+    assert (code, found["rows"]) == (1, {"all": 12})
+    assert "4 samples from 0 on were asked for and the split has 3" in found["problems"][0]
+    path.write_text(path.read_text().replace("samples = 4", "samples = 3"))
+    code, found = check(capsys, path)
+    assert (code, [part["questions"] for part in found["parts"]]) == (0, [3, 3])
     code, _, err = call(capsys, "data", "check", "nano-llava")
     assert code == 2
     assert "reads no table" in err

@@ -117,15 +117,21 @@ class Own(Table):
     def _of(self, path: Path) -> Raw:
         if path.suffix.lower() in TEXT_FILES:
             images = image_names(self._folder) if path.suffix.lower() == ".txt" else ()
+            if path.suffix.lower() == ".txt" and not images:
+                raise StudyError(
+                    f"{self._folder}: no images ({', '.join(SUFFIXES)}) to ask the questions of "
+                    f"{path.name} about; give their folder as task.images (--images)"
+                )
             raw = read_file(path, images)
         else:
             raw = _parquet(path)
         check_columns(raw)
         return raw
 
-    def _split(self, split: str) -> tuple[Raw, list[str] | None]:
-        self._real()  # which says whether the file is divided
-        return super()._split(split)
+    def home_of(self, split: str) -> str:
+        """Return the split that is there; reads the file, which says whether it is divided."""
+        self._real()
+        return super().home_of(split)
 
     def _read(self, split: str) -> Raw:
         real = self._real()

@@ -257,14 +257,19 @@ class Table(Task):
                 problems.append(str(error))
         return found, problems
 
+    def home_of(self, split: str) -> str:
+        """Return the split that is there of which one is a part; itself where it is none."""
+        divide = self.division
+        return divide.split if divide is not None and split in divide.shares else split
+
     def _split(self, split: str) -> tuple[Raw, list[str] | None]:
         """Find the rows of a split, and, of one that was divided, the group of each."""
-        divide = self.division
-        if divide is None or split not in divide.shares:
-            return self._table(split), None
-        raw = self._table(divide.split)
+        home = self.home_of(split)
+        raw, divide = self._table(home), self.division
+        if divide is None or home == split:
+            return raw, None
         if self._parts is None:
-            groups = self._groups(divide.split)
+            groups = self._groups(home)
             self._parts = groups, divided(groups, divide.shares, divide.seed)
         groups, parts = self._parts
         rows = [i for i, part in enumerate(parts) if part == split]

@@ -144,6 +144,9 @@ def test_a_txt_is_asked_of_every_image(folder):
     assert {s.question for s in found} == {"What color?", "How many?"}
     assert "deep/x.JPG" in {s.image_id for s in found}
     assert len({s.id for s in found}) == 18
+    (folder / "empty").mkdir()
+    with pytest.raises(StudyError, match=r"empty: no images \(\.png, .*--images"):
+        own(folder / "q.txt", folder / "empty", metric="fidelity").samples("tune", None)
 
 
 def test_several_images_a_question(folder):
