@@ -207,6 +207,15 @@ def test_a_pilot_counts_what_flips():
     assert all(np.isfinite(s.seconds) for s in plan.splits)
 
 
+def test_no_answer_can_agree_more_than_the_unpruned_models_own():
+    """A share of the unpruned score is claimed, which is 1 under fidelity."""
+    data = small(metric="fidelity").model_dump(mode="json", exclude_none=True)
+    data["study"]["objective"] = {"kind": "pareto", "tolerance": 0.02}
+    plan = plan_study(study_from_dict(data), pilot=20)
+    assert [row.better for row in plan.budgets] == [0.0, 0.0]
+    assert [row.images_if_level for row in plan.budgets] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
