@@ -34,12 +34,13 @@ def explain(error: ValidationError, cls: type[BaseModel]) -> str:
         wrong keys the others below, a line each. Of what is wrong within one key of one table the
         first is said, since one slip there often makes several errors.
     """
-    first: dict[tuple[int | str, ...], str] = {}
+    first: dict[tuple[int | str, ...], Any] = {}
     for problem in error.errors(include_url=False):
-        first.setdefault(problem["loc"][:2], _said(problem, cls))
-    texts = list(dict.fromkeys(first.values()))
-    rest = len(texts) - _LISTED
-    return "\n  ".join([*texts[:_LISTED], *([f"and {rest} more"] if rest > 0 else [])])
+        first.setdefault(problem["loc"][:2], problem)
+    problems = list(first.values())
+    texts = dict.fromkeys(_said(problem, cls) for problem in problems[:_LISTED])
+    rest = len(problems) - _LISTED
+    return "\n  ".join([*texts, *([f"and {rest:,} more"] if rest > 0 else [])])
 
 
 def _said(problem: Any, cls: type[BaseModel]) -> str:
