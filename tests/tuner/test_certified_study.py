@@ -266,3 +266,23 @@ def test_too_few_images_for_a_policy_that_mends_nothing_are_warned_of(tmp_path):
     study = make(loss=0.02, trials=1, search={"budget": [64]})
     with pytest.warns(UserWarning, match="give 149 or more"):
         run_study(study, tmp_path)
+
+
+def test_a_divergence_is_certified_where_it_is_cut_off(tmp_path):
+    """No labels, no gain possible: what is tested is minus the recorded KL, in nats."""
+    objective = {"kind": "certified", "loss": 0.5, "clip": -2.0}
+    data = make(search={"budget": [98, 2]}).model_dump(mode="json", exclude_none=True)
+    data["task"]["metric"] = "kl"
+    with pytest.raises(StudyError, match=r"study\.objective\.clip is missing: kl"):
+        study_from_dict(data)
+    data["study"]["objective"] = objective
+    results = run_study(study_from_dict(data), tmp_path)
+    assert (results.certificate.metric, results.certificate.test) == ("kl", "betting")
+    assert results.certificate.clip == -2.0
+    wide = results.certificate.order[0]
+    assert wide in results.certificate.certified
+    (row,) = [r for r in results.report if r.kind == "tuned" and r.tokens == 98]
+    (few,) = [r for r in results.report if r.kind == "tuned" and r.tokens == 2]
+    assert few.score.mean < row.score.mean <= 0
+    assert any("KL divergence" in note for note in results.notes)
+    certificate.check(results.certificate)  # follows from its own numbers

@@ -245,13 +245,10 @@ def smallest_loss(
         claim = Claim(loss=step / _LOSS_STEPS, confidence=confidence)
         return images_to_prove(claim, test, improves, questions_per_image) <= images
 
-    low, high = 0, _LOSS_STEPS - 1
-    if not proves(high):
+    most = _LOSS_STEPS - 1
+    if not proves(most):
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if proves(middle) else (middle, high)
-    return high / _LOSS_STEPS
+    return _first(lambda step: step >= most or proves(step), 0) / _LOSS_STEPS
 
 
 def require_provable(

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -332,13 +332,16 @@ class Split:
     def _run(self, jobs: list[Job], kind: Kind) -> Iterator[tuple[list[int], list[Outcome]]]:
         if kind != "divergence" or not jobs:
             return self._runner.run(jobs, kind)
-        answers = [str(text) for text in self._references()]
         whole = self if self._whole is None else self._whole
         if whole._divergence is None:
-            answered = whole._prompts.with_answers(answers)
-            whole._divergence = Divergence(whole._runner, answered, whole.unpruned())
+            whole._divergence = Divergence(whole._runner, whole._answered, whole.unpruned())
             whole._prefills += len(whole)
-        return whole._divergence.run(jobs, self._runner, self._prompts.with_answers(answers))
+        return whole._divergence.run(jobs, self._runner, self._answered)
+
+    @cached_property
+    def _answered(self) -> Prompts:
+        """The prompts with the unpruned model's answers behind them."""
+        return self._prompts.with_answers([str(text) for text in self._references()])
 
     def _digest(self, i: int) -> bytes:
         """Hash what decides a sample's outcomes beside its plan."""

@@ -158,9 +158,9 @@ class Table(Task):
     def _read(self, split: str) -> Raw:
         """Read a split that is there."""
 
+    @abstractmethod
     def _columns(self, raw: Raw) -> Mapping[str, str]:
         """Say which column holds what, by the names of ``Columns``; checked to be there."""
-        return {name: name for name in raw.columns}
 
     def _picked(self, cells: Mapping[str, Any], place: str) -> Mapping[str, Any]:
         """Return what a sample is made of, by the names of ``Columns``."""
