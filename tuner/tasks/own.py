@@ -82,10 +82,7 @@ class Own(Table):
 
     @property
     def real_splits(self) -> list[str]:
-        """Names of the splits that are there."""
-        return self._real()
-
-    def _real(self) -> list[str]:
+        """Names of the splits that are there; one file without any is divided from then on."""
         if self._data.is_dir():
             return sorted(self._files())
         raw = self._file()
@@ -130,11 +127,11 @@ class Own(Table):
 
     def home_of(self, split: str) -> str:
         """Return the split that is there; reads the file, which says whether it is divided."""
-        self._real()
+        _ = self.real_splits
         return super().home_of(split)
 
     def _read(self, split: str) -> Raw:
-        real = self._real()
+        real = self.real_splits
         if split not in real:
             known = self.splits
             kind = "file of the folder" if self._data.is_dir() else "value of the column 'split'"
